@@ -1,0 +1,25 @@
+"""`hexpath-deploy targets`: list the devices."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser("targets", help="list the devices that can be compiled for")
+    parser.add_argument("--json", action="store_true", help="with the source of each figure, as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table."""
+    from hexpath_deploy import targets
+
+    if args.json:
+        print(json.dumps([asdict(entry) for entry in targets.targets().values()], indent=1))
+    else:
+        print(targets.table())
+    return 0
