@@ -1,0 +1,155 @@
+"""model.safetensors: float32 weights of an unfused detector with what is needed to use them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    CheckpointMetadataError,
+    CorruptCheckpointError,
+    MissingCheckpointError,
+    NonFiniteWeightsError,
+    WeightShapeError,
+    WrongTaskError,
+)
+from .files import atomic_path
+from .registry import ModelCard, build, find_model
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SCHEMA = "1"
+_REQUIRED = ("hexpath.schema", "arch", "task", "names", "imgsz", "stride", "fingerprint", "reg_max")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointCard:
+    """The metadata of a checkpoint; `image_size` is (height, width) in pixels."""
+
+    arch: str
+    task: str
+    names: dict[int, str]
+    image_size: tuple[int, int]
+    stride: int
+    reg_max: int
+    fingerprint: str
+
+    @property
+    def model(self) -> ModelCard:
+        """The registry's card of the architecture."""
+        return find_model(self.arch)
+
+    def as_metadata(self) -> dict[str, str]:
+        """Return the strings that stand in the safetensors header."""
+        return {
+            "hexpath.schema": SCHEMA,
+            "arch": self.arch,
+            "task": self.task,
+            "names": json.dumps({str(key): name for key, name in self.names.items()}),
+            "imgsz": json.dumps(list(self.image_size)),
+            "stride": str(self.stride),
+            "fingerprint": self.fingerprint,
+            "reg_max": str(self.reg_max),
+        }
+
+
+def save_checkpoint(path: Path, model: nn.Module, *, card: CheckpointCard) -> None:
+    """Write weights (floats as float32) and card, whole or not at all.
+
+    Raises NonFiniteWeightsError before anything is written.
+    """
+    from safetensors.torch import save_file
+
+    state = {
+        key: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous().clone()
+        for key, value in model.state_dict().items()
+    }
+    _check_finite(state, path)
+    with atomic_path(path) as beside:
+        save_file(state, beside, metadata=card.as_metadata())
+
+
+def read_card(path: Path, *, task: str = "detect") -> CheckpointCard:
+    """Read and check the metadata alone; see load_checkpoint for the errors."""
+    return _card(path, _read(path, tensors=False)[0], task=task)
+
+
+def load_checkpoint(path: Path, *, task: str = "detect") -> tuple[nn.Module, CheckpointCard]:
+    """Return Ultralytics' DetectionModel in evaluation mode, float32, and the card.
+
+    Raises MissingCheckpointError, CorruptCheckpointError, CheckpointMetadataError, WrongTaskError,
+    UnknownModelError, WeightShapeError, NonFiniteWeightsError.
+    """
+    metadata, state = _read(path, tensors=True)
+    card = _card(path, metadata, task=task)
+    _check_finite(state, path)
+    model = build(card.model, names=card.names)
+    load_weights(model, state, origin=path)
+    return model.eval(), card
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], *, origin: Path) -> None:
+    """Copy the weights into the model; raise WeightShapeError naming the first tensor that does not fit."""
+    own = model.state_dict()
+    for kind, keys in (("lacks", own.keys() - state.keys()), ("has the unknown tensor", state.keys() - own.keys())):
+        if keys:
+            raise WeightShapeError(f"{origin} {kind} {min(keys)!r} ({len(keys)} such); is it of this architecture?")
+    for key, tensor in state.items():
+        if tensor.shape != own[key].shape:
+            found, expected = tuple(tensor.shape), tuple(own[key].shape)
+            raise WeightShapeError(f"{origin}: {key!r} has shape {found}, the architecture needs {expected}")
+    model.load_state_dict({key: tensor.to(own[key].dtype) for key, tensor in state.items()})
+
+
+def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise MissingCheckpointError(f"no such checkpoint: {path}; train one, or `hexpath-models import FILE.pt`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
+            return dict(file.metadata() or {}), state
+    except (SafetensorError, ValueError) as error:
+        raise CorruptCheckpointError(f"{path} is no readable safetensors file: {error}; write it anew") from error
+
+
+def _card(path: Path, metadata: dict[str, str], *, task: str) -> CheckpointCard:
+    missing = [key for key in _REQUIRED if key not in metadata]
+    if missing:
+        raise CheckpointMetadataError(f"{path} lacks the metadata {', '.join(missing)}; was it written by hexpath?")
+    if metadata["hexpath.schema"] != SCHEMA:
+        found = metadata["hexpath.schema"]
+        raise CheckpointMetadataError(f"{path} has schema {found}, this version reads {SCHEMA}; update hexpath-models")
+    if metadata["task"] != task:
+        raise WrongTaskError(f"{path} is a checkpoint for {metadata['task']!r}, this needs one for {task!r}")
+    return _parse(path, metadata)
+
+
+def _parse(path: Path, metadata: dict[str, str]) -> CheckpointCard:
+    try:
+        names: dict[str, Any] = json.loads(metadata["names"])
+        height, width = json.loads(metadata["imgsz"])
+        card = CheckpointCard(
+            arch=metadata["arch"],
+            task=metadata["task"],
+            names={int(key): str(name) for key, name in names.items()},
+            image_size=(int(height), int(width)),
+            stride=int(metadata["stride"]),
+            reg_max=int(metadata["reg_max"]),
+            fingerprint=metadata["fingerprint"],
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointMetadataError(f"{path} has unreadable metadata: {error}; write it anew") from error
+    find_model(card.arch)
+    return card
+
+
+def _check_finite(state: dict[str, Tensor], path: Path) -> None:
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise NonFiniteWeightsError(f"{path}: {key!r} holds {bad} NaN or infinite values; the training diverged")
