@@ -1,0 +1,243 @@
+"""Tasks: what a quantizer needs to know of a model to calibrate, train and score it.
+
+They satisfy `hexpath_quant.task.Task` by their shape alone; nothing of that package is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import CheckpointCard, load_checkpoint
+from .dataset import Dataset, check_classes, image_size, read_dataset
+from .errors import LossError, OptionError, nearest
+from .loading import LIGHT_AUGMENTATION, collate, default_settings, open_split, seeded, shuffled, spread, to_float
+from .prepare import Decode, Head, PreparedDetector, parse_head, prepare
+from .scoring import Score, score
+
+_OPTIONS = ("head", "imgsz", "device", "workers", "images")
+_VALIDATION_BATCH = 16
+_CALIBRATION_BATCH = 8
+_KEPT_BYTES = 1 << 29  # validation images up to half a gigabyte stay decoded in memory between evaluations
+
+
+def yolo_detect(*, checkpoint: Path, data: Path, options: Mapping[str, str] | None = None) -> DetectionTask:
+    """Return the task of quantizing a YOLO detector.
+
+    options: head = raw (default), decoded or plain; imgsz = 320 or 544x640 (default: the checkpoint's);
+    images = how many validation images evaluate() uses (default: all); device, workers.
+    Raises OptionError, DataFileError, ClassMismatchError and what load_checkpoint raises.
+    """
+    settings = _checked_options(options or {})
+    dataset = read_dataset(Path(data))
+    model, card = load_checkpoint(Path(checkpoint))
+    check_classes(dataset, card.names, checkpoint=Path(checkpoint))
+    return DetectionTask(
+        model=model,
+        card=card,
+        dataset=dataset,
+        head=parse_head(settings.get("head", Head.RAW)),
+        size=image_size(settings["imgsz"]) if "imgsz" in settings else card.image_size,
+        device=settings.get("device", "cpu"),
+        image_limit=_positive("images", settings["images"]) if "images" in settings else None,
+    )
+
+
+def _checked_options(options: Mapping[str, str]) -> dict[str, str]:
+    for name in options:
+        if name not in _OPTIONS:
+            raise OptionError(f"unknown option {name!r} of yolo-detect; {nearest(name, _OPTIONS)}")
+    return dict(options)
+
+
+def _positive(name: str, text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise OptionError(f"option {name}={text!r} must be a positive number")
+    return int(text)
+
+
+class DetectionTask:
+    """A trained detector, its data and Ultralytics' own loss and metric; see the Task protocol."""
+
+    name = "yolo-detect"
+    input_names: tuple[str, ...] = ("images",)
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        card: CheckpointCard,
+        dataset: Dataset,
+        head: Head,
+        size: tuple[int, int],
+        device: str = "cpu",
+        image_limit: int | None = None,
+    ) -> None:
+        self.card, self.dataset, self.head, self.size = card, dataset, head, size
+        self.device = torch.device(device)
+        self._model: Any = model
+        self._model.args = default_settings()
+        self._image_limit = image_limit
+        prepared = prepare(model, head=head, image_size=size)
+        self.output_names: tuple[str, ...] = prepared.output_names
+        self._decode = Decode(self._detect, size).eval()
+        self._criterion: Any = None
+        self._splits: dict[tuple[str, bool], Any] = {}
+        self._kept: list[dict[str, Any]] | None = None
+        self.metadata: Mapping[str, str] = onnx_metadata(card, head=head, size=size, detect=self._detect)
+
+    @property
+    def _detect(self) -> Any:
+        return self._model.model[-1]
+
+    @property
+    def example(self) -> Tensor:
+        """float32 (1, 3, H, W): the first sample, so that traced ranges are those of an image."""
+        return self.samples(1)
+
+    def float_model(self) -> PreparedDetector:
+        """Return a fresh static network in evaluation mode, parameters trainable, BatchNorm not folded."""
+        return prepare(self._model, head=self.head, image_size=self.size).to(self.device)
+
+    def calibration(self, count: int) -> Iterator[Tensor]:
+        """Yield float32 (B, 3, H, W) in [0, 1]: images spread over the training split, letterboxed only."""
+        source = self._split("train")
+        indices = spread(count, len(source))
+        for start in range(0, len(indices), _CALIBRATION_BATCH):
+            batch = collate(source, indices[start : start + _CALIBRATION_BATCH])
+            yield to_float(batch["img"]).to(self.device)
+
+    def samples(self, count: int) -> Tensor:
+        """Return float32 (count, 3, H, W) in [0, 1], spread over the validation split."""
+        source = self._split("val")
+        return to_float(collate(source, spread(count, len(source)))["img"]).to(self.device)
+
+    def steps(self, batch: int) -> int:
+        """Return the number of training batches an epoch; a smaller last one is left out."""
+        return max(1, len(self._split("train")) // batch)
+
+    def training(self, *, batch: int, epoch: int, seed: int) -> Iterator[dict[str, Any]]:
+        """Yield one epoch of lightly augmented batches that depend on (batch, epoch, seed) alone."""
+        source = self._split("train", augment=True)
+        order = shuffled(len(source), seed=seed, epoch=epoch)
+        for step in range(self.steps(batch)):
+            with seeded(seed, epoch, step):
+                result = collate(source, order[step * batch : (step + 1) * batch])
+            yield result
+
+    def images(self, batch: dict[str, Any]) -> Tensor:
+        """Return float32 (B, 3, H, W) in [0, 1] of a training batch."""
+        return to_float(batch["img"]).to(self.device)
+
+    def loss(self, outputs: tuple[Tensor, ...], batch: dict[str, Any]) -> Tensor:
+        """Return Ultralytics' detection loss (box + class + DFL, a scalar, mean over the images), in float32.
+
+        Raises LossError for a head whose outputs are decoded already.
+        """
+        if self.head is not Head.RAW:
+            raise LossError(f"the loss needs raw outputs, this task has head={self.head}; use head=raw")
+        raw = [output.float() for output in outputs]
+        predictions = {
+            "boxes": torch.cat([level.flatten(2) for level in raw[0::2]], 2),
+            "scores": torch.cat([level.flatten(2) for level in raw[1::2]], 2),
+            "feats": raw[0::2],
+        }
+        with torch.autocast(device_type=self.device.type, enabled=False):
+            total: Tensor = self._loss_function()(predictions, batch)[0].sum()
+        return total / raw[0].shape[0]
+
+    def evaluate(self, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> dict[str, float]:
+        """Return {"map", "map50"} of `forward` (images to this head's outputs) on the validation split."""
+        result = self.score(forward)
+        return {"map": result.map, "map50": result.map50}
+
+    def score(self, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> Score:
+        """Return what evaluate() returns, and the same by class."""
+
+        def predict(images: Tensor) -> Tensor:
+            return self._as_plain(tuple(output.float().cpu() for output in forward(images.to(self.device))))
+
+        return score(predict, self._validation(), source=self._split("val"), names=self.card.names)
+
+    def _as_plain(self, outputs: tuple[Tensor, ...]) -> Tensor:
+        if self.head is Head.PLAIN:
+            return outputs[0]
+        return torch.cat(self._decode(outputs) if self.head is Head.RAW else outputs, 1)
+
+    def _loss_function(self) -> Any:
+        if self._criterion is None:
+            from ultralytics.utils.loss import v8DetectionLoss
+
+            self._criterion = v8DetectionLoss(self._model.to(self.device))
+        return self._criterion
+
+    def _split(self, name: str, *, augment: bool = False) -> Any:
+        if (name, augment) not in self._splits:
+            self._splits[name, augment] = open_split(
+                self.dataset, split=name, image_size=self.size, settings=_split_settings(augment), augment=augment
+            )
+        return self._splits[name, augment]
+
+    def _validation(self) -> Iterator[dict[str, Any]]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        source = self._split("val")
+        total = min(len(source), self._image_limit or len(source))
+        kept: list[dict[str, Any]] = []
+        keep = total * 3 * self.size[0] * self.size[1] <= _KEPT_BYTES
+        for start in range(0, total, _VALIDATION_BATCH):
+            batch = collate(source, list(range(start, min(start + _VALIDATION_BATCH, total))))
+            if keep:
+                kept.append(batch)
+            yield batch
+        self._kept = kept if keep else None
+
+
+def _split_settings(augment: bool) -> SimpleNamespace:
+    return default_settings(**(LIGHT_AUGMENTATION if augment else {}))
+
+
+def onnx_metadata(card: CheckpointCard, *, head: Head, size: tuple[int, int], detect: Any) -> dict[str, str]:
+    """Return the metadata_props of an exported model: Ultralytics' keys and hexpath's."""
+    return {
+        "task": card.task,
+        "names": str(card.names),
+        "imgsz": str(list(size)),
+        "stride": str(card.stride),
+        "batch": "1",
+        "hexpath.schema": "1",
+        "hexpath.model": card.arch,
+        "hexpath.fingerprint": card.fingerprint,
+        "hexpath.input": json.dumps(
+            {
+                "name": "images",
+                "layout": "NCHW",
+                "color": "RGB",
+                "range": [0, 1],
+                "resize": "letterbox",
+                "pad_value": 114,
+            }
+        ),
+        "hexpath.outputs": json.dumps(_output_description(head, detect)),
+    }
+
+
+def _output_description(head: Head, detect: Any) -> dict[str, Any]:
+    if head is Head.PLAIN:
+        return {"format": "yolo-plain", "output": "output0"}
+    if head is Head.DECODED:
+        return {"format": "yolo-decoded", "boxes": "boxes", "scores": "scores"}
+    steps = [int(stride) for stride in detect.stride.tolist()]
+    return {
+        "format": "yolo-raw",
+        "reg_max": int(detect.reg_max),
+        "scores": "logits",
+        "levels": [{"stride": step, "boxes": f"boxes_{step}", "scores": f"scores_{step}"} for step in steps],
+    }
