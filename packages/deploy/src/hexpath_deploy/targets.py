@@ -26,7 +26,7 @@ class Target:
     hexagon: str | None = None
     vtcm_mib: int | None = None
     tops: float | None = None
-    fp16: bool = True
+    fp16: bool | None = None
     estimate: bool = False
     proxy: str | None = None
     proxy_why: str | None = None
@@ -91,4 +91,4 @@ def cells(entry: Target) -> tuple[str, ...]:
     figures = (entry.hexagon, entry.vtcm_mib, entry.tops)
     return (entry.name, entry.title, str(entry.soc_model),
             *("?" if figure is None else str(figure) for figure in figures),
-            "yes" if entry.fp16 else "no", estimate, ", ".join(entry.aliases))
+            {True: "yes", False: "no", None: "?"}[entry.fp16], estimate, ", ".join(entry.aliases))

@@ -1,0 +1,135 @@
+"""Compiling and estimating on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import onnx
+
+from hexpath_deploy.errors import CompileError
+from hexpath_deploy.files import atomic_folder, sha256_file, write_json
+from hexpath_deploy.hexagon import toolchain
+from hexpath_deploy.hexagon.census import float_islands, read_census
+from hexpath_deploy.hexagon.estimate import Estimate, read_estimate
+from hexpath_deploy.hexagon.job import Job, run_job
+from hexpath_deploy.hexagon.options import Options, prepare, provider_options
+from hexpath_deploy.io import Boundary, set_metadata
+from hexpath_deploy.model import Model
+from hexpath_deploy.targets import Target
+
+CONTEXT, BINARY, DLC, CARD, GRAPH = "model_ctx.onnx", "model_ctx.bin", "model.dlc", "compile.json", "graph.json"
+LIMIT_S = 1800.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """A scratch folder with the prepared model, and what stays the same over its jobs."""
+
+    model: Model
+    target: Target
+    options: Options
+    scratch: Path
+    limit_s: float
+
+    def run(self, job: str) -> Path:
+        """Run one job of the worker on the prepared model in a folder of its own; returns that folder."""
+        folder = self.scratch / job
+        folder.mkdir()
+        for path in self.scratch.iterdir():
+            if path.is_file():
+                (folder / path.name).hardlink_to(path)
+        request = {"job": job, "options": provider_options(self.options, soc_model=self.target.soc_model)}
+        run_job(Job(request=request, scratch=folder, subject=self.model.path), limit_s=self.limit_s)
+        return folder
+
+
+def compile_model(
+    model: Model, *, target: Target, options: Options, out: Path, limit_s: float = LIMIT_S
+) -> dict[str, Any]:
+    """Compile a model to a context binary and a DLC in the folder `out`; returns the card, compile.json.
+
+    Every operator is on the NPU afterwards: there is no fallback.
+
+    Raises:
+        ToolchainMissingError, UnsupportedOperatorError, CompileError, ToolchainCrashError, ToolchainTimeoutError.
+    """
+    toolchain.require()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="hexpath-") as scratch, atomic_folder(out) as folder:
+        boundary = prepare(model, options=options, path=Path(scratch) / "model.onnx")
+        bench = Workbench(model=model, target=target, options=options, scratch=Path(scratch), limit_s=limit_s)
+        made = bench.run("context")
+        keep_context(made, model=model, boundary=boundary, folder=folder)
+        keep_dlc(bench.run("dlc"), model=model, folder=folder)
+        ops = read_census(made / "graph")
+        card = card_of(bench, ops=ops, boundary=boundary, folder=folder, seconds=time.monotonic() - began)
+        write_json(folder / CARD, card)
+    return card
+
+
+def keep_context(made: Path, *, model: Model, boundary: Boundary, folder: Path) -> None:
+    """Move the context into the output folder, with the model's metadata in the ONNX that wraps it."""
+    wrapper = onnx.load(made / "context.onnx", load_external_data=False)
+    binaries = [(node, attribute) for node in wrapper.graph.node for attribute in node.attribute
+                if attribute.name == "ep_cache_context"]
+    if len(wrapper.graph.node) != 1 or len(binaries) != 1:
+        kinds = ", ".join(node.op_type for node in wrapper.graph.node)
+        raise CompileError(f"{model.path} became {len(wrapper.graph.node)} partitions ({kinds:.200}), expected one")
+    copyfile(made / binaries[0][1].s.decode(), folder / BINARY)
+    binaries[0][1].s = BINARY.encode()
+    set_metadata(wrapper, {**model.metadata, **({"hexpath.boundary": boundary.to_json()} if boundary else {}),
+                           "hexpath.source_sha256": model.sha256})
+    onnx.save(wrapper, folder / CONTEXT)
+    graphs = [path for path in (made / "graph").glob("*.json") if not path.name.endswith("_tensor_log.json")]
+    copyfile(graphs[0], folder / GRAPH)
+
+
+def keep_dlc(made: Path, *, model: Model, folder: Path) -> None:
+    """Move the DLC into the output folder."""
+    found = sorted((made / "dlc").glob("*.dlc"))
+    if len(found) != 1:
+        raise CompileError(f"Qualcomm's DLC writer wrote {len(found)} files for {model.path}, expected one")
+    copyfile(found[0], folder / DLC)
+
+
+def card_of(
+    bench: Workbench, *, ops: list[dict[str, Any]], boundary: Boundary, folder: Path, seconds: float
+) -> dict[str, Any]:
+    """Return what compile.json says."""
+    return {
+        "schema": 1, "target": bench.target.name, "soc_model": bench.target.soc_model,
+        "model": str(bench.model.path), "model_sha256": bench.model.sha256,
+        "context": CONTEXT, "binary": BINARY, "binary_sha256": sha256_file(folder / BINARY),
+        "dlc": DLC, "dlc_sha256": sha256_file(folder / DLC), "options": bench.options.as_dict(),
+        "boundary": {"inputs": sorted(boundary.inputs), "outputs": sorted(boundary.outputs)},
+        "npu_ops": sum(row["count"] for row in ops), "cpu_ops": 0, "float_ops": float_islands(ops), "ops": ops,
+        "size_mb": (folder / BINARY).stat().st_size / 1e6, "dlc_mb": (folder / DLC).stat().st_size / 1e6,
+        "seconds": round(seconds, 3), "tools": toolchain.versions(),
+    }
+
+
+def estimate_model(model: Model, *, target: Target, options: Options, limit_s: float = LIMIT_S) -> Estimate:
+    """Return Qualcomm's latency estimate of one inference on `target`, which must have one.
+
+    Raises:
+        EstimateError: the target has none; else as compile_model.
+    """
+    toolchain.require()
+    with tempfile.TemporaryDirectory(prefix="hexpath-") as scratch:
+        prepare(model, options=options, path=Path(scratch) / "model.onnx")
+        bench = Workbench(model=model, target=target, options=options, scratch=Path(scratch), limit_s=limit_s)
+        return read_estimate(bench.run("estimate") / "profile.csv")
+
+
+def estimates_by_io(
+    model: Model, *, target: Target, options: Mapping[str, Options], limit_s: float = LIMIT_S
+) -> dict[str, Estimate]:
+    """Return an estimate for each named set of options."""
+    return {name: estimate_model(model, target=target, options=each, limit_s=limit_s)
+            for name, each in options.items()}

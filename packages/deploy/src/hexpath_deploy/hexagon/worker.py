@@ -1,0 +1,105 @@
+"""The process that loads Qualcomm's libraries, which can crash it: `python -m hexpath_deploy.hexagon.worker`.
+
+It reads request.json in its working directory, does one job, and writes result.json. Every
+path that reaches Qualcomm's libraries is relative to that directory, so that odd
+characters in a user's paths never do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from hexpath_deploy.hexagon.toolchain import library
+
+PROVIDER = "QNNExecutionProvider"
+PR_SET_PDEATHSIG = 1
+
+
+def compile_context(request: Mapping[str, Any]) -> None:
+    """Compile model.onnx to context.onnx with its binary beside it, and dump the QNN graph into graph/."""
+    Path("graph").mkdir()
+    entries = {"ep.context_enable": "1", "ep.context_file_path": "context.onnx", "ep.context_embed_mode": "0"}
+    dump = {"dump_json_qnn_graph": "1", "json_qnn_graph_dir": "graph"}
+    open_session("model.onnx", request=request, entries=entries, options=dump)
+
+
+def compile_dlc(request: Mapping[str, Any]) -> None:
+    """Write model.onnx as a DLC into dlc/."""
+    Path("dlc").mkdir()
+    dump = {"dump_qnn_ir_dlc": "1", "dump_qnn_ir_dlc_dir": "dlc", "qnn_ir_backend_path": library("QnnIr")}
+    open_session("model.onnx", request=request, options=dump)
+
+
+def estimate(request: Mapping[str, Any]) -> None:
+    """Compile model.onnx and let the compiler write its estimate to profile.csv."""
+    profiling = {"profiling_level": "basic", "profiling_file_path": "profile.csv"}
+    open_session("model.onnx", request=request, options=profiling)
+
+
+def emulate(request: Mapping[str, Any]) -> None:
+    """Run a session on each of the request's inputs: in/<key>.npy to out/<key>.npz."""
+    session = open_session(request["session"], request=request)
+    names = [value.name for value in session.get_outputs()]
+    feed = session.get_inputs()[0].name
+    folder = Path(request["folder"])
+    for key in request["keys"]:
+        source, partial = folder / "in" / f"{key}.npy", folder / "out" / f".{key}.npz"
+        outputs = session.run(names, {feed: np.load(source)})
+        with partial.open("wb") as file:
+            np.savez(file, **dict(zip(names, outputs, strict=True)))
+        partial.replace(folder / "out" / f"{key}.npz")
+        source.unlink()
+
+
+JOBS: dict[str, Callable[[Mapping[str, Any]], None]] = {
+    "context": compile_context, "dlc": compile_dlc, "estimate": estimate, "emulate": emulate,
+}
+
+
+def open_session(
+    path: str, *, request: Mapping[str, Any], entries: Mapping[str, str] = {}, options: Mapping[str, str] = {}
+) -> ort.InferenceSession:
+    """Open a session whose every node runs on the (emulated) NPU."""
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = 1
+    settings.log_severity_level = 2
+    for key, value in {"session.disable_cpu_ep_fallback": "1", **entries}.items():
+        settings.add_session_config_entry(key, value)
+    common = {"backend_path": library("QnnHtp"), **request["options"]}
+    settings.add_provider_for_devices(device(), {**common, **options})
+    return ort.InferenceSession(path, sess_options=settings)
+
+
+def device() -> list[Any]:
+    """Register Qualcomm's provider and return its first device, which is all it takes."""
+    ort.register_execution_provider_library(PROVIDER, library("onnxruntime_providers_qnn"))
+    return [entry for entry in ort.get_ep_devices() if entry.ep_name == PROVIDER][:1]
+
+
+def main() -> int:
+    """Do the job of request.json."""
+    if sys.platform == "linux":  # never outlive the command that started this
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    request = json.loads(Path("request.json").read_text(encoding="utf-8"))
+    result: dict[str, str] = {}
+    try:
+        JOBS[request["job"]](request)
+    except (RuntimeError, OSError, ValueError) as error:  # onnxruntime's exceptions are RuntimeErrors
+        result["error"] = str(error)
+    Path("result.json").write_text(json.dumps(result), encoding="utf-8")
+    sys.stdout.flush()
+    os._exit(0)  # Qualcomm's libraries may crash while they are unloaded, after all is done
+
+
+if __name__ == "__main__":
+    main()
