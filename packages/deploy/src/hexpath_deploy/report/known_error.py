@@ -1,0 +1,67 @@
+"""How far estimates have been from published device figures.
+
+The figures stand in `estimate_error.json`, with their source; the ranges that the report quotes are computed
+from them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from hexpath_deploy.report.labels import MINUS
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownError:
+    """Range of (estimate / published - 1) over the known cases of one precision.
+
+    low, high: fractions; positive where the estimate was slower than the board. cases: compared figures.
+    """
+
+    low: float
+    high: float
+    cases: int
+
+    @property
+    def text(self) -> str:
+        """`-21 to +14%`, with a real minus sign."""
+        return f"{_signed(self.low)} to {_signed(self.high)}%"
+
+
+@cache
+def table() -> Mapping[str, Any]:
+    """The known cases: source, caveat, rows of estimate_ms and published ms."""
+    text = resources.files("hexpath_deploy.report").joinpath("estimate_error.json").read_text("utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def deviations(row: Mapping[str, Any]) -> list[float]:
+    """Estimate over published, minus one, for each published figure of a row of the table."""
+    return [row["estimate_ms"] / published["ms"] - 1 for published in row["published"]]
+
+
+def precision(plan: str) -> str | None:
+    """`8`, `16` or `float`: what a plan's activations are; None for plans that mix them."""
+    if match := re.fullmatch(r"w\d+a(\d+)(-.*)?", plan):
+        return match[1]
+    return "float" if re.fullmatch(r"fp(16|32)(-.*)?", plan) else None
+
+
+def known_error(plan: str) -> KnownError | None:
+    """What is known of the estimate's error for the precision of `plan`; None when nothing is."""
+    wanted = precision(plan)
+    found = [
+        value for row in table()["rows"] if wanted and precision(row["plan"]) == wanted for value in deviations(row)
+    ]
+    return KnownError(low=min(found), high=max(found), cases=len(found)) if found else None
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.0f}".replace("-", MINUS)
