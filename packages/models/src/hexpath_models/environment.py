@@ -32,6 +32,7 @@ def offline(work: Path | None = None, *, online: bool = False) -> Path:
         YOLO_OFFLINE="false" if online else "true",
         YOLO_AUTOINSTALL="false",
         YOLO_VERBOSE="false",
+        ULTRALYTICS_SAFE_LOAD="true",
         WANDB_SILENT="true",
     )
     os.environ[_OURS] = "1"
