@@ -145,7 +145,7 @@ def format_data_yaml(
 ) -> str:
     """Return the text of an Ultralytics data.yaml; `extra` adds keys of our own."""
     content = {"path": root, **splits, "names": dict(enumerate(names)), **extra}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def write_data_yaml(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from hexpath_data.scenes.materials import Material
-from hexpath_data.scenes.noise import Float, fractal_noise
+from hexpath_data.scenes.noise import Float, colour_array, fractal_noise, over_channels
 from hexpath_data.scenes.view import View
 
 Point = tuple[float, float]
@@ -23,7 +23,7 @@ class Canvas:
 
     rgb: float32 (H, W, 3) sRGB reflectance in [0, 1]. heat: float32 (H, W) in [0, 1].
     terrain: uint8 (H, W) terrain ids. shade: float32 (H, W), 1 in the sun.
-    canopy: float32 (H, W), the cover of trees above ground. glow: float32 (H, W, 3), emitted light.
+    canopy: float32 (H, W), the cover of trees above ground.
     instance: uint8 (H, W), 0 or the 1-based number of the instance seen there.
     """
 
@@ -33,7 +33,6 @@ class Canvas:
     terrain: NDArray[np.uint8]
     shade: Float
     canopy: Float
-    glow: Float
     instance: NDArray[np.uint8]
 
     @property
@@ -52,7 +51,6 @@ def new_canvas(view: View) -> Canvas:
         terrain=np.zeros(shape, np.uint8),
         shade=np.ones(shape, np.float32),
         canopy=np.zeros(shape, np.float32),
-        glow=np.zeros((*shape, 3), np.float32),
         instance=np.zeros(shape, np.uint8),
     )
 
@@ -78,24 +76,28 @@ def lines_mask(lines: Sequence[tuple[Point, Point]], *, width_px: float, size: i
 
 def texture(material: Material, *, rng: np.random.Generator, size: int) -> Float:
     """Return float32 (size, size, 3): the material between its two colours, with grain."""
-    mix = np.clip(0.5 + 0.4 * fractal_noise(rng, size=size, cells=3, octaves=4), 0, 1)[..., None]
-    grain = 1 + material.grain * rng.standard_normal((size, size, 1), dtype=np.float32)
-    first, second = np.float32(material.colour), np.float32(material.other)
-    tint = np.float32(rng.normal(1, 0.06)) * rng.normal(1, 0.025, 3).astype(np.float32)
-    surface: Float = (first + mix * (second - first)) * grain * tint
-    return surface
+    mix = np.clip(0.5 + 0.4 * fractal_noise(rng, size=size, cells=3, octaves=4), 0, 1)
+    grain = 1 + np.float32(material.grain) * rng.standard_normal((size, size), dtype=np.float32)
+    tint = colour_array(rng.normal(1, 0.025, 3) * rng.normal(1, 0.06))
+    first, second = colour_array(material.colour) * tint, colour_array(material.other) * tint
+    # whole rows at once: a last axis of three would keep numpy in its slow loops
+    surface: Float = np.repeat(mix, 3, axis=1) * np.tile(second - first, size) + np.tile(first, size)
+    surface *= np.repeat(grain, 3, axis=1)
+    return surface.reshape(size, size, 3)
 
 
 def paint(canvas: Canvas, cover: Float, *, material: Material, surface: Float) -> None:
     """Paint a textured material where `cover` float32 (H, W) is set."""
-    canvas.rgb += cover[..., None] * (surface - canvas.rgb)
+    canvas.rgb += over_channels(cover) * (surface - canvas.rgb)
     canvas.heat += cover * (np.float32(material.heat(canvas.view.time_of_day)) - canvas.heat)
     canvas.terrain[cover > 0.5] = material.terrain
 
 
 def paint_flat(canvas: Canvas, cover: Float, *, colour: tuple[float, float, float], opacity: float) -> None:
     """Paint a plain colour (markings, kerbs) that changes neither heat nor terrain."""
-    canvas.rgb += (cover * np.float32(opacity))[..., None] * (np.float32(colour) - canvas.rgb)
+    rows, columns = np.nonzero(cover)
+    share = (cover[rows, columns] * np.float32(opacity))[:, None]
+    canvas.rgb[rows, columns] += share * (colour_array(colour) - canvas.rgb[rows, columns])
 
 
 SHADOW_STRENGTH = {"day": 0.52, "dusk": 0.36, "night": 0.12}

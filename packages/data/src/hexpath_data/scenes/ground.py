@@ -19,7 +19,7 @@ from hexpath_data.scenes.canvas import (
     texture,
 )
 from hexpath_data.scenes.materials import Material
-from hexpath_data.scenes.noise import Float, blur, fractal_noise
+from hexpath_data.scenes.noise import Float, blur, fractal_noise, over_channels
 
 _MARKING = (0.86, 0.86, 0.82)
 
@@ -60,7 +60,7 @@ def _surface(material: Material, canvas: Canvas, *, rng: np.random.Generator) ->
     angle, period_m = rng.uniform(0, np.pi), rng.uniform(0.5, 0.9)
     rows, columns = np.mgrid[0 : canvas.size, 0 : canvas.size].astype(np.float32)
     phase = (columns * np.cos(angle) + rows * np.sin(angle)) * (2 * np.pi / (period_m * canvas.view.px_per_m))
-    furrows: Float = surface * (1 + np.float32(0.10) * np.sin(phase))[..., None].astype(np.float32)
+    furrows: Float = surface * over_channels((1 + 0.10 * np.sin(phase)).astype(np.float32))
     return furrows
 
 
@@ -84,7 +84,7 @@ def _lay_nothing(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
 
 def _lay_road(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
     angle, width_m = rng.uniform(0, np.pi), rng.uniform(5.5, 7.5)
-    centre = canvas.size * rng.uniform(0.3, 0.7, 2)
+    centre = _centre(canvas, 0.3, 0.7, rng=rng)
     material = materials.DIRT if rng.random() < 0.2 else materials.ASPHALT
     if material is materials.ASPHALT and rng.random() < 0.6:
         _strip(canvas, centre, angle, width_m + rng.uniform(2, 4), material=materials.CONCRETE, rng=rng)
@@ -96,7 +96,7 @@ def _lay_road(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
 
 def _lay_crossing(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
     angle, width_m = rng.uniform(0, np.pi), rng.uniform(5, 6.5)
-    centre = canvas.size * rng.uniform(0.35, 0.65, 2)
+    centre = _centre(canvas, 0.35, 0.65, rng=rng)
     for turn in (0.0, np.pi / 2):
         _strip(canvas, centre, angle + turn, width_m + 2.5, material=materials.CONCRETE, rng=rng)
     slots: list[Slot] = []
@@ -107,7 +107,7 @@ def _lay_crossing(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
 
 
 def _lay_parking(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
-    angle, centre = rng.uniform(0, np.pi), canvas.size * rng.uniform(0.4, 0.6, 2)
+    angle, centre = rng.uniform(0, np.pi), _centre(canvas, 0.4, 0.6, rng=rng)
     length_m, pitch_m, depth_m = 60.0, rng.uniform(2.6, 3.0), 5.0
     _strip(canvas, centre, angle, rng.uniform(16, 24), material=materials.ASPHALT, rng=rng)
     lines: list[tuple[Point, Point]] = []
@@ -125,7 +125,7 @@ def _lay_parking(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
 
 
 def _lay_plaza(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
-    angle, centre = rng.uniform(0, np.pi), canvas.size * rng.uniform(0.35, 0.65, 2)
+    angle, centre = rng.uniform(0, np.pi), _centre(canvas, 0.35, 0.65, rng=rng)
     _strip(canvas, centre, angle, rng.uniform(12, 20), material=materials.CONCRETE, rng=rng)
     pitch_m = rng.uniform(1.0, 2.5)
     grid = [k * pitch_m for k in range(-12, 13)]
@@ -147,7 +147,12 @@ LAYOUTS: dict[str, Callable[[Canvas, np.random.Generator], list[Slot]]] = {
 _LAYOUT_SHARES = (0.34, 0.12, 0.22, 0.14, 0.18)
 
 
-def _at(canvas: Canvas, centre: Float, angle: float, along_m: float, across_m: float) -> Point:
+def _centre(canvas: Canvas, low: float, high: float, *, rng: np.random.Generator) -> Point:
+    x, y = canvas.size * rng.uniform(low, high, 2)
+    return float(x), float(y)
+
+
+def _at(canvas: Canvas, centre: Point, angle: float, along_m: float, across_m: float) -> Point:
     scale = canvas.view.px_per_m
     x = centre[0] + scale * (along_m * np.cos(angle) - across_m * np.sin(angle))
     y = centre[1] + scale * (along_m * np.sin(angle) + across_m * np.cos(angle))
@@ -156,7 +161,7 @@ def _at(canvas: Canvas, centre: Float, angle: float, along_m: float, across_m: f
 
 def _strip(
     canvas: Canvas,
-    centre: Float,
+    centre: Point,
     angle: float,
     width_m: float,
     *,
@@ -171,7 +176,7 @@ def _strip(
 
 
 def _mark_road(
-    canvas: Canvas, centre: Float, angle: float, width_m: float, *, rng: np.random.Generator
+    canvas: Canvas, centre: Point, angle: float, width_m: float, *, rng: np.random.Generator
 ) -> None:
     dash_m, gap_m = rng.uniform(1.5, 3), rng.uniform(1.5, 3)
     starts = np.arange(-60, 60, dash_m + gap_m)
@@ -183,7 +188,7 @@ def _mark_road(
 
 
 def _road_slots(
-    canvas: Canvas, centre: Float, angle: float, width_m: float, *, rng: np.random.Generator
+    canvas: Canvas, centre: Point, angle: float, width_m: float, *, rng: np.random.Generator
 ) -> list[Slot]:
     slots = []
     for side in (-1, 1):
@@ -196,7 +201,7 @@ def _road_slots(
 
 def build_house(canvas: Canvas, *, rng: np.random.Generator) -> None:
     """Paint one building with walls, roof and shadow."""
-    angle, centre = rng.uniform(0, np.pi), canvas.size * rng.uniform(-0.05, 1.05, 2)
+    angle, centre = rng.uniform(0, np.pi), _centre(canvas, -0.05, 1.05, rng=rng)
     half_x, half_y, height_m = rng.uniform(2.5, 5), rng.uniform(2, 4), rng.uniform(2.5, 4.5)
     corners = [(-half_x, -half_y), (half_x, -half_y), (half_x, half_y), (-half_x, half_y)]
     base = [_at(canvas, centre, angle, along, across) for along, across in corners]

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageFilter
 
 Float = NDArray[np.float32]
+
+
+def colour_array(values: ArrayLike) -> Float:
+    """Return a colour as float32 (3,)."""
+    return np.asarray(values, dtype=np.float32)
+
+
+def over_channels(field: Float) -> Float:
+    """Return float32 (H, W, 3), the field in each channel; contiguous, for numpy's fast loops."""
+    height, width = field.shape
+    return np.repeat(field, 3, axis=1).reshape(height, width, 3)
 
 
 def smooth_noise(rng: np.random.Generator, *, size: int, cells: int) -> Float:

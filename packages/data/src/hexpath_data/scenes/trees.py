@@ -6,7 +6,7 @@ import numpy as np
 
 from hexpath_data.scenes.canvas import Canvas, add_shadow
 from hexpath_data.scenes.materials import Terrain
-from hexpath_data.scenes.noise import Float, blur, fractal_noise
+from hexpath_data.scenes.noise import Float, blur, colour_array, fractal_noise
 
 _HEAT = {"day": 0.42, "dusk": 0.38, "night": 0.34}
 
@@ -44,13 +44,13 @@ def paint_crowns(canvas: Canvas, *, rng: np.random.Generator) -> None:
         return
     leaves = fractal_noise(rng, size=canvas.size, cells=24, octaves=3)
     relief = leaves - np.roll(leaves, (2, 2), axis=(0, 1))
-    tone = np.clip(0.75 + 0.18 * leaves + 0.14 * relief, 0.25, 1.5)[..., None]
-    green = np.float32([0.22, 0.33, 0.14]) * np.float32(rng.normal(1, 0.12))
-    green *= rng.normal(1, 0.06, 3).astype(np.float32)
-    cover = canvas.canopy[..., None]
-    canvas.rgb += cover * (green * tone - canvas.rgb)
+    tone = np.clip(0.75 + 0.18 * leaves + 0.14 * relief, 0.25, 1.5)
+    tint = rng.normal(1, 0.12) * rng.normal(1, 0.06, 3)
+    green = colour_array(np.array((0.22, 0.33, 0.14)) * tint)
+    rows, columns = np.nonzero(canvas.canopy)
+    cover = canvas.canopy[rows, columns][:, None]
+    canvas.rgb[rows, columns] += cover * (tone[rows, columns][:, None] * green - canvas.rgb[rows, columns])
     canvas.heat += canvas.canopy * (np.float32(_HEAT[canvas.view.time_of_day]) - canvas.heat)
-    canvas.glow *= 1 - cover
     canvas.terrain[canvas.canopy > 0.3] = Terrain.IGNORE
     canvas.terrain[canvas.canopy > 0.7] = Terrain.VEGETATION
     canvas.instance[canvas.canopy > 0.5] = 0
