@@ -1,0 +1,158 @@
+"""The command ``hexpath-quant``: ptq, qat, methods, plans."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hexpath_quant import __version__
+from hexpath_quant.errors import OutputError, UnknownNameError
+from hexpath_quant.files import disk_full_as_error
+
+INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return 0, or the error's exit code (50 to 69), or 130 when interrupted."""
+    args = build_parser().parse_args(argv)
+    try:
+        with disk_full_as_error(Path(getattr(args, "out", None) or ".")):
+            args.run(args)
+    except KeyboardInterrupt:
+        print("hexpath-quant: interrupted; nothing half written stays behind", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if not isinstance(code, int):
+            raise
+        print(f"hexpath-quant: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return code
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; nothing heavy is imported."""
+    parser = argparse.ArgumentParser(prog="hexpath-quant", description="Quantize a model for Hexagon.")
+    parser.add_argument("--version", action="version", version=f"hexpath-quant {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    ptq = commands.add_parser("ptq", help="quantize after training")
+    _add_common(ptq)
+    ptq.set_defaults(run=run_ptq)
+    qat = commands.add_parser("qat", help="train the quantized model for a few epochs")
+    _add_common(qat)
+    _add_training(qat)
+    qat.set_defaults(run=run_qat)
+    commands.add_parser("methods", help="list the post-training methods").set_defaults(run=run_methods)
+    commands.add_parser("plans", help="list the precision plans").set_defaults(run=run_plans)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, help="installed task, e.g. yolo-detect")
+    parser.add_argument("--checkpoint", required=True, type=Path, help="model.safetensors")
+    parser.add_argument("--data", required=True, type=Path, help="data.yaml")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="for the task, e.g. head=raw")
+    parser.add_argument("--plan", default="w8a8", help="see `hexpath-quant plans` (default: %(default)s)")
+    parser.add_argument("--method", default="minmax", help="see `hexpath-quant methods` (default: %(default)s)")
+    parser.add_argument("--calibration", type=int, default=64, metavar="N", help="images (default: %(default)s)")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    from hexpath_quant.recipe import Recipe
+
+    default = Recipe()
+    parser.add_argument("--work", type=Path, help="folder for the state to resume from (default: OUT.work)")
+    parser.add_argument("--epochs", type=int, default=default.epochs, help="default: %(default)s")
+    parser.add_argument("--lr", type=float, default=default.lr, help="peak learning rate (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=default.batch, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=default.seed, help="default: %(default)s")
+    parser.add_argument("--ranges", choices=("learned", "frozen"), default=default.ranges,
+                        help="activation ranges during training (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default=default.precision,
+                        help="of activations during training (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--device", default=default.device, help="cpu or cuda[:N] (default: %(default)s)")
+
+
+def run_ptq(args: argparse.Namespace) -> None:
+    """Check names and paths, build the task, quantize, write."""
+    from hexpath_quant.methods import find_method
+    from hexpath_quant.plans import parse_plan
+    from hexpath_quant.ptq import ptq
+    from hexpath_quant.task import load_task
+
+    plan, _ = parse_plan(args.plan), find_method(args.method)
+    options = parse_options(args.option)
+    check_paths(checkpoint=args.checkpoint, data=args.data, out=args.out)
+    task = load_task(name=args.task, checkpoint=args.checkpoint, data=args.data, options=options)
+    ptq(task, plan=plan, method=args.method, calibration=args.calibration, out=args.out)
+
+
+def run_qat(args: argparse.Namespace) -> None:
+    """Check names and paths, build the task, train from the PTQ state, write."""
+    from hexpath_quant.methods import find_method
+    from hexpath_quant.plans import parse_plan
+    from hexpath_quant.qat import check_device, qat
+    from hexpath_quant.recipe import Recipe
+    from hexpath_quant.task import load_task
+
+    plan, _ = parse_plan(args.plan), find_method(args.method)
+    recipe = Recipe(
+        epochs=args.epochs, lr=args.lr, batch=args.batch, seed=args.seed, ranges=args.ranges,
+        precision=args.precision, device=args.device,
+    )  # fmt: skip
+    check_device(recipe.device)
+    options = parse_options(args.option)
+    check_paths(checkpoint=args.checkpoint, data=args.data, out=args.out)
+    if recipe.device != "cpu":
+        options.setdefault("device", recipe.device)
+    task = load_task(name=args.task, checkpoint=args.checkpoint, data=args.data, options=options)
+    work = args.work or args.out.with_name(args.out.name + ".work")
+    qat(task, plan=plan, method=args.method, calibration=args.calibration, recipe=recipe, out=args.out, work=work)
+
+
+def run_methods(args: argparse.Namespace) -> None:
+    """Print name, one line and source of each method."""
+    from hexpath_quant.methods import METHODS
+
+    for name, method in METHODS.items():
+        print(f"{name:12} {method.SAYS} [{method.PAPER}]")
+
+
+def run_plans(args: argparse.Namespace) -> None:
+    """Print name and one line of each plan."""
+    from hexpath_quant.plans import PLANS, SAYS
+
+    for name in PLANS:
+        print(f"{name:6} {SAYS[name]}")
+    print("append -per-tensor for one weight scale a tensor instead of one a channel")
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, str]:
+    """Return the task's options from KEY=VALUE texts.
+
+    Raises:
+        UnknownNameError: a text without '='.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UnknownNameError(f"--option '{pair}' is not KEY=VALUE, e.g. head=raw")
+        options[key] = value
+    return options
+
+
+def check_paths(*, checkpoint: Path, data: Path, out: Path) -> None:
+    """Raise an OutputError when an input is missing or ``out`` is a file."""
+    for name, path in (("--checkpoint", checkpoint), ("--data", data)):
+        if not path.exists():
+            raise OutputError(f"{name} {path} does not exist")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"--out {out} is a file; give a folder")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

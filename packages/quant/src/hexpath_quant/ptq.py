@@ -1,0 +1,111 @@
+"""Post-training quantization of a task's model, from checkpoint to checked folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from aimet_torch.quantsim import QuantizationSimModel
+
+from hexpath_quant.errors import CalibrationError
+from hexpath_quant.export import export
+from hexpath_quant.lean import LeanTwin
+from hexpath_quant.methods import find_method
+from hexpath_quant.plans import Plan
+from hexpath_quant.prepare import prepare
+from hexpath_quant.progress import say
+from hexpath_quant.sim import forward_of
+from hexpath_quant.task import Task
+
+SAMPLES = 4
+
+
+def ptq(
+    task: Task,
+    *,
+    plan: Plan,
+    method: str,
+    calibration: int,
+    out: Path,
+    evaluate: bool = True,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Quantize ``task``'s model after training; write folder ``out``; return the simulation's scores.
+
+    Args:
+        plan: precisions.
+        method: a name from ``METHODS``.
+        calibration: number of training images to observe.
+        out: folder, see ``export``.
+        evaluate: score the simulation on the whole validation split.
+        extra: more for the card.
+    """
+    start = time.perf_counter()
+    sim = simulate(task, plan=plan, method=method, calibration=calibration)
+    metrics = score(task, sim=sim) if evaluate else {}
+    card = {"task": task.name, "calibration_images": calibration, "metrics": metrics,
+            "head": task_head(task), **(extra or {}), "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
+    write(task, sim=sim, out=out, plan=plan, method=f"ptq:{method}", card=card)
+    return metrics
+
+
+def simulate(task: Task, *, plan: Plan, method: str, calibration: int) -> QuantizationSimModel:
+    """Return ``task``'s model prepared, simulated under ``plan`` and calibrated by ``method``."""
+    if calibration < 1:
+        raise CalibrationError(f"--calibration {calibration} is no number of images; give at least 1")
+    chosen = find_method(method)
+    say(f"preparing the model of task {task.name}")
+    example = task.example
+    prepared = prepare(task.float_model(), example=example)
+    say(f"calibrating {plan.name} by {method} on {calibration} images")
+    return chosen.quantize(
+        prepared, example=example, plan=plan, batches=lambda: task.calibration(calibration), input_range=(0.0, 1.0)
+    )
+
+
+def score(task: Task, *, sim: QuantizationSimModel) -> dict[str, float]:
+    """Return the simulation's scores on the validation split (through its fast twin, float32)."""
+    say("scoring the simulation on the validation split")
+    metrics = task.evaluate(forward_of(LeanTwin(sim, dtype=torch.float32).eval()))
+    say("simulation: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    return metrics
+
+
+def write(
+    task: Task,
+    *,
+    sim: QuantizationSimModel,
+    out: Path,
+    plan: Plan,
+    method: str,
+    card: Mapping[str, Any],
+    extra_files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Export ``sim`` with the task's names, metadata and validation samples to folder ``out``."""
+    sim.model.cpu()
+    figures = export(
+        sim,
+        out=out,
+        example=task.example.cpu(),
+        samples=task.samples(SAMPLES).cpu(),
+        input_names=task.input_names,
+        output_names=task.output_names,
+        plan=plan,
+        method=method,
+        metadata=task.metadata,
+        card=card,
+        extra_files=extra_files,
+    )
+    worst = min(figures, key=figures.__getitem__)
+    say(f"wrote {out}: file and simulation agree to {figures[worst]:.1f} dB or better (least: {worst})")
+
+
+def task_head(task: Task) -> str:
+    """Return the head's name as the card states it: from the output format, '' if there is none."""
+    text = task.metadata.get("hexpath.outputs", "{}")
+    found = json.loads(text).get("format", "")
+    return str(found).rpartition("-")[2]

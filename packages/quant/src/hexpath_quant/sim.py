@@ -1,0 +1,141 @@
+"""Build AIMET's simulation of a prepared model under a plan, and calibrate its ranges."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aimet_torch.common
+import torch
+from aimet_torch.common.defs import QuantScheme
+from aimet_torch.nn import UnknownModuleError
+from aimet_torch.quantization.affine import AffineQuantizerBase
+from aimet_torch.quantsim import QuantizationSimModel
+from torch import Tensor, nn
+
+from hexpath_quant.errors import CalibrationError, TraceError, WeightsError
+from hexpath_quant.plans import Plan
+
+HEXAGON_CONFIG = "htp_quantsim_config_v73.json"  # v73 to v85 differ only in name
+
+
+def build_sim(
+    prepared: nn.Module,
+    *,
+    example: Tensor,
+    plan: Plan,
+    scheme: QuantScheme = QuantScheme.min_max,
+    input_range: tuple[float, float] | None = (0.0, 1.0),
+) -> QuantizationSimModel:
+    """Return the simulation of ``prepared`` (which it owns from now on) with Hexagon's rules.
+
+    Args:
+        prepared: from ``prepare``.
+        example: float32 input that fixes the shapes.
+        plan: bits and granularity.
+        scheme: how AIMET observes ranges.
+        input_range: pinned range of the graph's input; at 8 bit [0, 1] gives scale 1/255
+            and zero point 0, so that a uint8 camera image is the quantized input. None: observe it.
+
+    Raises:
+        TraceError: a module has no quantized form; the message names it.
+    """
+    logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "htp.json"
+        config.write_text(json.dumps(hexagon_config(plan)))
+        try:
+            sim = QuantizationSimModel(
+                prepared,
+                dummy_input=example,
+                quant_scheme=scheme,
+                default_output_bw=plan.activation_bits,
+                default_param_bw=plan.weight_bits,
+                config_file=str(config),
+                in_place=True,
+            )
+        except UnknownModuleError as error:
+            raise TraceError(
+                f"module {error.module_cls.__name__} has no quantized form; remedy: write it with supported modules,"
+                " or register one with aimet_torch.nn.QuantizationMixin.implements"
+            ) from error
+    if input_range is not None:
+        _pin_input(sim, low=input_range[0], high=input_range[1])
+    return sim
+
+
+def hexagon_config(plan: Plan) -> dict[str, Any]:
+    """Return AIMET's Hexagon v73 rules with the plan's weight granularity and symmetry."""
+    path = Path(aimet_torch.common.__path__[0]) / "quantsim_config" / HEXAGON_CONFIG
+    config: dict[str, Any] = json.loads(path.read_text())
+    config["defaults"]["params"]["is_symmetric"] = str(plan.symmetric_weights)
+    for rule in config["op_type"].values():
+        if "per_channel_quantization" in rule:
+            rule["per_channel_quantization"] = str(plan.per_channel)
+    return config
+
+
+def calibrate(sim: QuantizationSimModel, *, batches: Iterable[Tensor]) -> int:
+    """Observe float32 (B, 3, H, W) batches and set every range; return the number of images.
+
+    Raises:
+        CalibrationError: no images.
+        WeightsError: an image holds NaN or infinity.
+    """
+    count = 0
+
+    def observe(model: nn.Module) -> None:
+        nonlocal count
+        for images in batches:
+            if not bool(torch.isfinite(images).all()):
+                raise WeightsError(f"calibration images {count} to {count + len(images)} hold NaN or infinity")
+            model(images.to(next(model.parameters()).device))
+            count += len(images)
+        if not count:
+            raise CalibrationError("the calibration set is empty; give at least one image")
+
+    sim.compute_encodings(observe)
+    return count
+
+
+def forward_of(model: nn.Module) -> Any:
+    """Return a function images -> tuple of outputs without gradients, in eval mode."""
+
+    def forward(images: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            outputs = model(images)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        return tuple(output.as_subclass(Tensor).float() for output in outputs)
+
+    return forward
+
+
+def quantizers(model: nn.Module) -> Iterator[tuple[str, AffineQuantizerBase]]:
+    """Yield name and quantizer, each quantizer once though tied ones have several names."""
+    for name, module in model.named_modules():
+        if isinstance(module, AffineQuantizerBase):
+            yield name, module
+
+
+def input_quantizers(sim: QuantizationSimModel) -> list[AffineQuantizerBase]:
+    """Return the quantizers of the graph's input."""
+    users = [user for node in sim.model.graph.nodes if node.op == "placeholder" for user in node.users]
+    found = []
+    for user in users:
+        if user.op == "call_module":
+            module = sim.model.get_submodule(user.target)
+            position = [str(a) for a in user.args].index(str(user.args[0]))
+            found += [q for q in module.input_quantizers[position : position + 1] if q is not None]
+    return found
+
+
+def _pin_input(sim: QuantizationSimModel, *, low: float, high: float) -> None:
+    for quantizer in input_quantizers(sim):
+        quantizer.set_range(low, high)
+        quantizer.requires_grad_(False)
+        quantizer.allow_overwrite(False)
+
