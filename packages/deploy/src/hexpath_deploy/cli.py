@@ -50,7 +50,9 @@ def load(arguments: list[str]) -> dict[str, ModuleType]:
 
 def parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
     """Build the parser of the given subcommands."""
-    top = argparse.ArgumentParser(prog="hexpath-deploy", description=__doc__ and sys.modules["hexpath_deploy"].__doc__)
+    top = argparse.ArgumentParser(
+        prog="hexpath-deploy", description=__doc__ and sys.modules["hexpath_deploy"].__doc__
+    )
     top.add_argument("--version", action="version", version=f"hexpath-deploy {__version__}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in modules.values():

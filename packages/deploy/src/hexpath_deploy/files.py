@@ -58,7 +58,9 @@ def disk_full(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise DiskFullError(f"no space left while writing {path}: free some, then run the same again") from error
+        raise DiskFullError(
+            f"no space left while writing {path}: free some, then run the same again"
+        ) from error
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -69,8 +69,10 @@ def parse_raw(entry: dict[str, Any]) -> RawHead:
     """Read the format `yolo-raw`."""
     if entry.get("scores", "logits") != "logits":
         raise MetadataError(f"hexpath.outputs: scores '{entry['scores']}' of a raw head, expected 'logits'")
-    levels = tuple(Level(stride=int(item["stride"]), boxes=str(item["boxes"]), scores=str(item["scores"]))
-                   for item in entry["levels"])
+    levels = tuple(
+        Level(stride=int(item["stride"]), boxes=str(item["boxes"]), scores=str(item["scores"]))
+        for item in entry["levels"]
+    )
     return RawHead(reg_max=int(entry["reg_max"]), levels=levels)
 
 
@@ -84,7 +86,11 @@ def parse_plain(entry: dict[str, Any]) -> PlainHead:
     return PlainHead(output=str(entry["output"]))
 
 
-FORMATS = {"yolo-raw": parse_raw, "yolo-decoded": parse_decoded, "yolo-plain": parse_plain}
+FORMATS: dict[str, Callable[[dict[str, Any]], Head]] = {
+    "yolo-raw": parse_raw,
+    "yolo-decoded": parse_decoded,
+    "yolo-plain": parse_plain,
+}
 
 
 def parse_head(text: str) -> Head:
@@ -112,7 +118,9 @@ def check_head(head: Head, *, shapes: Shapes, classes: int, imgsz: tuple[int, in
     """
     for name, wanted in expected_shapes(head, classes=classes, imgsz=imgsz, shapes=shapes).items():
         if name not in shapes:
-            raise MetadataError(f"the metadata names output '{name}', the graph has {', '.join(shapes)}: export again")
+            raise MetadataError(
+                f"the metadata names output '{name}', the graph has {', '.join(shapes)}: export again"
+            )
         if shapes[name] != wanted:
             raise MetadataError(
                 f"output '{name}' has shape {list(shapes[name])}, but the metadata ({classes} classes, image "
@@ -127,8 +135,10 @@ def expected_shapes(
     height, width = imgsz
     if isinstance(head, RawHead):
         grids = {level: (height // level.stride, width // level.stride) for level in head.levels}
-        boxes = {level.boxes: (1, 4 * head.reg_max, *grid) for level, grid in grids.items()}
-        return boxes | {level.scores: (1, classes, *grid) for level, grid in grids.items()}
+        wanted: dict[str, tuple[int, ...]] = {}
+        for level, grid in grids.items():
+            wanted |= {level.boxes: (1, 4 * head.reg_max, *grid), level.scores: (1, classes, *grid)}
+        return wanted
     if isinstance(head, DecodedHead):
         anchors = shapes.get(head.boxes, (0,))[-1]
         return {head.boxes: (1, 4, anchors), head.scores: (1, classes, anchors)}

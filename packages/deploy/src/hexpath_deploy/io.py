@@ -21,8 +21,12 @@ from onnx import numpy_helper
 from hexpath_deploy.errors import MetadataError
 
 KEY = "hexpath.boundary"
-DTYPES = {"uint8": onnx.TensorProto.UINT8, "int8": onnx.TensorProto.INT8,
-          "uint16": onnx.TensorProto.UINT16, "int16": onnx.TensorProto.INT16}
+DTYPES = {
+    "uint8": onnx.TensorProto.UINT8,
+    "int8": onnx.TensorProto.INT8,
+    "uint16": onnx.TensorProto.UINT16,
+    "int16": onnx.TensorProto.INT16,
+}
 Array: TypeAlias = npt.NDArray[np.generic]
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -39,7 +43,8 @@ class Encoding:
         """Return the stored numbers of `values`, rounded half to even and saturated, as QuantizeLinear does."""
         limits = np.iinfo(self.dtype)
         stored = np.rint(values / np.float32(self.scale)) + self.zero_point
-        return np.clip(stored, limits.min, limits.max).astype(self.dtype)
+        saturated: Array = np.clip(stored, limits.min, limits.max).astype(self.dtype)
+        return saturated
 
     def dequantize(self, stored: Array) -> Floats:
         """Return the values of `stored` as float32."""
@@ -70,10 +75,16 @@ def read_boundary(metadata: Mapping[str, str]) -> Boundary:
         return NONE
     try:
         sides = json.loads(metadata[KEY])
-        return Boundary(**{side: {name: Encoding(**entry) for name, entry in sides[side].items()}
-                           for side in ("inputs", "outputs")})
+        return Boundary(
+            **{
+                side: {name: Encoding(**entry) for name, entry in sides[side].items()}
+                for side in ("inputs", "outputs")
+            }
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MetadataError(f"metadata '{KEY}' cannot be read ({error!r}): compile the model again") from error
+        raise MetadataError(
+            f"metadata '{KEY}' cannot be read ({error!r}): compile the model again"
+        ) from error
 
 
 def quantize_io(proto: onnx.ModelProto) -> Boundary:
@@ -81,10 +92,16 @@ def quantize_io(proto: onnx.ModelProto) -> Boundary:
 
     A tensor whose scale is not one number, or that meets no such node, stays float.
     """
-    inputs = {value.name: encoding for value in proto.graph.input
-              if (encoding := strip_input(proto.graph, value)) is not None}
-    outputs = {value.name: encoding for value in proto.graph.output
-               if (encoding := strip_output(proto.graph, value)) is not None}
+    inputs = {
+        value.name: encoding
+        for value in proto.graph.input
+        if (encoding := strip_input(proto.graph, value)) is not None
+    }
+    outputs = {
+        value.name: encoding
+        for value in proto.graph.output
+        if (encoding := strip_output(proto.graph, value)) is not None
+    }
     boundary = Boundary(inputs=inputs, outputs=outputs)
     if boundary:
         set_metadata(proto, {KEY: boundary.to_json()})
@@ -143,8 +160,13 @@ def rename_input(graph: onnx.GraphProto, *, old: str, new: str) -> None:
 def encoding_of(graph: onnx.GraphProto, node: onnx.NodeProto) -> Encoding | None:
     """Return the encoding of a Quantize- or DequantizeLinear node, or None when it is not one per-tensor constant."""
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name in node.input[1:]}
-    constants |= {made.output[0]: attribute.t for made in graph.node if made.op_type == "Constant"
-                  for attribute in made.attribute if attribute.name == "value" and made.output[0] in node.input[1:]}
+    constants |= {
+        made.output[0]: attribute.t
+        for made in graph.node
+        if made.op_type == "Constant"
+        for attribute in made.attribute
+        if attribute.name == "value" and made.output[0] in node.input[1:]
+    }
     if len(node.input) < 3 or any(name not in constants for name in node.input[1:]):
         return None
     scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input[1:])

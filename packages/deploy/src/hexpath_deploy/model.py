@@ -65,9 +65,17 @@ def read_model(path: Path) -> Model:
     head = read_head(metadata, shapes)
     check_head(head, shapes=shapes, classes=len(names), imgsz=imgsz)
     return Model(
-        path=path, sha256=sha256_file(path), task=metadata["task"], names=names, imgsz=imgsz,
-        input=str(entry["name"]), pad_value=int(entry["pad_value"]), head=head, outputs=tuple(shapes),
-        quantized=any(node.op_type == "QuantizeLinear" for node in proto.graph.node), metadata=metadata,
+        path=path,
+        sha256=sha256_file(path),
+        task=metadata["task"],
+        names=names,
+        imgsz=imgsz,
+        input=str(entry["name"]),
+        pad_value=int(entry["pad_value"]),
+        head=head,
+        outputs=tuple(shapes),
+        quantized=any(node.op_type == "QuantizeLinear" for node in proto.graph.node),
+        metadata=metadata,
     )
 
 
@@ -84,14 +92,18 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError) as error:
-        raise UnreadableModelError(f"{path} is no ONNX model, or is cut off ({error}): export it again") from error
+        raise UnreadableModelError(
+            f"{path} is no ONNX model, or is cut off ({error}): export it again"
+        ) from error
     if not proto.graph.node:
         raise UnreadableModelError(f"{path} is no ONNX model, or holds an empty graph: export it again")
     check_external(proto, path)
     try:
         load_external_data_for_model(proto, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise UnreadableModelError(f"weights of {path} cannot be read ({error}): copy them beside it") from error
+        raise UnreadableModelError(
+            f"weights of {path} cannot be read ({error}): copy them beside it"
+        ) from error
     return proto
 
 
@@ -141,7 +153,9 @@ def read_literal(metadata: Mapping[str, str], key: str) -> Any:
     try:
         return ast.literal_eval(metadata[key])
     except (ValueError, SyntaxError) as error:
-        raise MetadataError(f"metadata '{key}' is unreadable ({metadata[key]!r:.80}): export again") from error
+        raise MetadataError(
+            f"metadata '{key}' is unreadable ({metadata[key]!r:.80}): export again"
+        ) from error
 
 
 def read_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -171,7 +185,9 @@ def read_input(metadata: Mapping[str, str], proto: onnx.ModelProto, imgsz: tuple
         given |= json_object(metadata["hexpath.input"], "hexpath.input")
     for key in ("layout", "color", "range", "resize"):
         if given[key] != INPUT[key]:
-            raise MetadataError(f"hexpath.input: {key} {given[key]!r} is not supported, expected {INPUT[key]!r}")
+            raise MetadataError(
+                f"hexpath.input: {key} {given[key]!r} is not supported, expected {INPUT[key]!r}"
+            )
     if given["name"] not in inputs:
         raise MetadataError(f"hexpath.input names '{given['name']}', the graph takes {', '.join(inputs)}")
     check_input(inputs[given["name"]], imgsz)
@@ -188,7 +204,9 @@ def check_input(value: onnx.ValueInfoProto, imgsz: tuple[int, int]) -> None:
         )
     if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-        raise MetadataError(f"input '{value.name}' is {kind}, expected FLOAT; hexpath-deploy quantizes it itself")
+        raise MetadataError(
+            f"input '{value.name}' is {kind}, expected FLOAT; hexpath-deploy quantizes it itself"
+        )
 
 
 def read_head(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Head:

@@ -37,7 +37,10 @@ class Target:
 def targets() -> dict[str, Target]:
     """Return all targets by name, in the order of the data file."""
     data = tomllib.loads(files("hexpath_deploy").joinpath("targets.toml").read_text(encoding="utf-8"))
-    return {name: parse(name=name, entry=entry, sources=data["sources"]) for name, entry in data["targets"].items()}
+    return {
+        name: parse(name=name, entry=entry, sources=data["sources"])
+        for name, entry in data["targets"].items()
+    }
 
 
 def parse(*, name: str, entry: dict[str, Any], sources: Mapping[str, str]) -> Target:
@@ -81,14 +84,21 @@ def table() -> str:
     head = ("target", "device", "soc_model", "hexagon", "vtcm_mib", "tops", "fp16", "estimate", "aliases")
     rows = [head, *(cells(entry) for entry in targets().values())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-                     for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def cells(entry: Target) -> tuple[str, ...]:
     """Return one row of the table."""
     estimate = "yes" if entry.estimate else f"by {entry.proxy}" if entry.proxy else "no"
     figures = (entry.hexagon, entry.vtcm_mib, entry.tops)
-    return (entry.name, entry.title, str(entry.soc_model),
-            *("?" if figure is None else str(figure) for figure in figures),
-            {True: "yes", False: "no", None: "?"}[entry.fp16], estimate, ", ".join(entry.aliases))
+    return (
+        entry.name,
+        entry.title,
+        str(entry.soc_model),
+        *("?" if figure is None else str(figure) for figure in figures),
+        {True: "yes", False: "no", None: "?"}[entry.fp16],
+        estimate,
+        ", ".join(entry.aliases),
+    )

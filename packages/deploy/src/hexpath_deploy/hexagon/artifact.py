@@ -50,10 +50,17 @@ def open_artifact(folder: Path, *, model: Model) -> Artifact:
         if not path.is_file():
             raise StaleArtifactError(f"{path} is missing: compile {model.path} again")
     if sha256_file(binary) != card["binary_sha256"]:
-        raise StaleArtifactError(f"{binary} is not the file that compile.json describes: compile {model.path} again")
+        raise StaleArtifactError(
+            f"{binary} is not the file that compile.json describes: compile {model.path} again"
+        )
     wrapper = onnx.load(context, load_external_data=False)
     metadata = {entry.key: entry.value for entry in wrapper.metadata_props}
     if metadata.get("hexpath.source_sha256") != model.sha256:
         raise StaleArtifactError(f"{context} wraps another model than {model.path}: compile it again")
-    return Artifact(folder=folder, context=context, boundary=read_boundary(metadata),
-                    soc_model=int(card["soc_model"]), card=card)
+    return Artifact(
+        folder=folder,
+        context=context,
+        boundary=read_boundary(metadata),
+        soc_model=int(card["soc_model"]),
+        card=card,
+    )

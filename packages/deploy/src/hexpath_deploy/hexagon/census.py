@@ -28,15 +28,19 @@ def read_census(folder: Path) -> list[dict[str, Any]]:
         graph = json.loads(path.read_text(encoding="utf-8")).get("graph")
         if graph is not None:
             counts.update(count_graph(graph))
-    return [{"type": kind, "dtype": dtype, "count": count, "on": "npu"}
-            for (kind, dtype), count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    return [
+        {"type": kind, "dtype": dtype, "count": count, "on": "npu"}
+        for (kind, dtype), count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
 
 
 def count_graph(graph: dict[str, Any]) -> Counter[tuple[str, str]]:
     """Count the operators of one graph."""
     tensors = graph["tensors"]
-    return Counter((node["type"], dtype_name(int(tensors[node["output_names"][0]]["data_type"])))
-                   for node in graph["nodes"].values())
+    return Counter(
+        (node["type"], dtype_name(int(tensors[node["output_names"][0]]["data_type"])))
+        for node in graph["nodes"].values()
+    )
 
 
 def float_islands(rows: list[dict[str, Any]]) -> int:

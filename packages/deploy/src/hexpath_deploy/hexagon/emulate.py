@@ -64,20 +64,28 @@ def save_input(path: Path, image: Floats, *, boundary: Boundary) -> None:
 
 def split(artifact: Artifact, keys: Sequence[str], *, work: Path, workers: int) -> list[Job]:
     """Deal the images out to the workers."""
-    request = {"job": "emulate", "session": str(artifact.context.resolve()), "folder": str(work.resolve()),
-               "options": {"soc_model": str(artifact.soc_model)}}
+    request = {
+        "job": "emulate",
+        "session": str(artifact.context.resolve()),
+        "folder": str(work.resolve()),
+        "options": {"soc_model": str(artifact.soc_model)},
+    }
     shares = [share for i in range(workers) if (share := list(keys[i::workers]))]
-    return [Job(request={**request, "keys": share}, scratch=work / f"worker{i}", subject=artifact.folder)
-            for i, share in enumerate(shares)]
+    return [
+        Job(request={**request, "keys": share}, scratch=work / f"worker{i}", subject=artifact.folder)
+        for i, share in enumerate(shares)
+    ]
 
 
 def counter(work: Path, *, total: int, progress: Progress | None) -> Callable[[], int]:
     """Return a function that counts finished images and reports the count."""
+
     def count() -> int:
         done = sum(1 for _ in (work / "out").glob("[!.]*.npz"))
         if progress is not None:
             progress(done, total)
         return done
+
     return count
 
 

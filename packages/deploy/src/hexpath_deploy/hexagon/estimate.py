@@ -52,12 +52,23 @@ def read_estimate(path: Path) -> Estimate:
     time_us = triple(rows, "Accelerator exec time us")
     cycles = triple(rows, "Accelerator exec cycles")
     if time_us is None or cycles is None:
-        raise EstimateError("Qualcomm's compiler wrote no estimate: it knows only some SoC models (hexpath-deploy targets)")
+        raise EstimateError(
+            "Qualcomm's compiler wrote no estimate: it knows only some SoC models (hexpath-deploy targets)"
+        )
     ddr = {name: value for name, value in rows.items() if name.endswith((" Fill", " Spill"))}
     missing = next((value for name, value in rows.items() if name.startswith("Missing Ops")), 0)
     value_ms, low_ms, high_ms = (part / 1000 for part in time_us)
-    return Estimate(value_ms=value_ms, low_ms=low_ms, high_ms=high_ms, cycles=cycles[0], cycles_low=cycles[1],
-                    cycles_high=cycles[2], missing_ops=missing, ddr_bytes=ddr, rows=rows)
+    return Estimate(
+        value_ms=value_ms,
+        low_ms=low_ms,
+        high_ms=high_ms,
+        cycles=cycles[0],
+        cycles_low=cycles[1],
+        cycles_high=cycles[2],
+        missing_ops=missing,
+        ddr_bytes=ddr,
+        rows=rows,
+    )
 
 
 def read_rows(path: Path) -> dict[str, int]:

@@ -68,7 +68,11 @@ def run_jobs(jobs: Sequence[Job], *, limit_s: float, pulse: Callable[[], int]) -
 
 
 def wait(
-    jobs: Sequence[Job], running: Sequence[subprocess.Popen[bytes]], *, limit_s: float, pulse: Callable[[], int]
+    jobs: Sequence[Job],
+    running: Sequence[subprocess.Popen[bytes]],
+    *,
+    limit_s: float,
+    pulse: Callable[[], int],
 ) -> None:
     """Wait for all, and stop early at the first that fails or when nothing moves for `limit_s`."""
     done, since = pulse(), time.monotonic()
@@ -95,7 +99,9 @@ def start(job: Job) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH", ""))))
     command = [sys.executable, "-m", "hexpath_deploy.hexagon.worker"]
     with (job.scratch / "worker.log").open("wb") as log:
-        return subprocess.Popen(command, cwd=job.scratch, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path})
+        return subprocess.Popen(
+            command, cwd=job.scratch, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path}
+        )
 
 
 def stage(job: Job) -> str:
@@ -113,7 +119,9 @@ def check(job: Job, code: int) -> None:
             f"{describe(job.request)}: {ADVICE}"
         )
     if code or not result.exists():
-        raise ToolchainCrashError(f"the worker for {job.subject} ended with code {code}: {log.strip()[-300:]}")
+        raise ToolchainCrashError(
+            f"the worker for {job.subject} ended with code {code}: {log.strip()[-300:]}"
+        )
     error = json.loads(result.read_text(encoding="utf-8")).get("error")
     if error is not None:
         raise translate(error, log=log, job=job)
@@ -122,8 +130,11 @@ def check(job: Job, code: int) -> None:
 def describe(request: Mapping[str, Any]) -> str:
     """Return the options of a request in the words of the command line."""
     options = request["options"]
-    words = {"soc_model": "soc_model", "htp_graph_finalization_optimization_mode": "--optimization",
-             "enable_htp_fp16_precision": "fp16"}
+    words = {
+        "soc_model": "soc_model",
+        "htp_graph_finalization_optimization_mode": "--optimization",
+        "enable_htp_fp16_precision": "fp16",
+    }
     return ", ".join(f"{words[key]} {value}" for key, value in options.items() if key in words)
 
 
@@ -138,9 +149,13 @@ def translate(error: str, *, log: str, job: Job) -> DeployError:
             "inputs and outputs, or cut the graph before them and compute the rest outside"
         )
     if "Unsupported model IR version" in error or "Unsupported model opset" in error:
-        return UnreadableModelError(f"{job.subject}: {error.split('Unsupported ', 1)[-1]}: export an older IR version")
+        return UnreadableModelError(
+            f"{job.subject}: {error.split('Unsupported ', 1)[-1]}: export an older IR version"
+        )
     if "No space left" in error or "No space left" in log:
-        return DiskFullError(f"no space left while Qualcomm's {stage(job)} worked on {job.subject}: free some")
+        return DiskFullError(
+            f"no space left while Qualcomm's {stage(job)} worked on {job.subject}: free some"
+        )
     said = [line for line in LOGGED.findall(log) if not any(noise in line for noise in NOISE)]
     return CompileError(
         f"Qualcomm's {stage(job)} refused {job.subject} with {describe(job.request)}: "

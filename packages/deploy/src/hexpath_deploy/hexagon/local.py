@@ -23,7 +23,13 @@ from hexpath_deploy.io import Boundary, set_metadata
 from hexpath_deploy.model import Model
 from hexpath_deploy.targets import Target
 
-CONTEXT, BINARY, DLC, CARD, GRAPH = "model_ctx.onnx", "model_ctx.bin", "model.dlc", "compile.json", "graph.json"
+CONTEXT, BINARY, DLC, CARD, GRAPH = (
+    "model_ctx.onnx",
+    "model_ctx.bin",
+    "model.dlc",
+    "compile.json",
+    "graph.json",
+)
 LIMIT_S = 1800.0
 
 
@@ -76,15 +82,27 @@ def compile_model(
 def keep_context(made: Path, *, model: Model, boundary: Boundary, folder: Path) -> None:
     """Move the context into the output folder, with the model's metadata in the ONNX that wraps it."""
     wrapper = onnx.load(made / "context.onnx", load_external_data=False)
-    binaries = [(node, attribute) for node in wrapper.graph.node for attribute in node.attribute
-                if attribute.name == "ep_cache_context"]
+    binaries = [
+        (node, attribute)
+        for node in wrapper.graph.node
+        for attribute in node.attribute
+        if attribute.name == "ep_cache_context"
+    ]
     if len(wrapper.graph.node) != 1 or len(binaries) != 1:
         kinds = ", ".join(node.op_type for node in wrapper.graph.node)
-        raise CompileError(f"{model.path} became {len(wrapper.graph.node)} partitions ({kinds:.200}), expected one")
+        raise CompileError(
+            f"{model.path} became {len(wrapper.graph.node)} partitions ({kinds:.200}), expected one"
+        )
     copyfile(made / binaries[0][1].s.decode(), folder / BINARY)
     binaries[0][1].s = BINARY.encode()
-    set_metadata(wrapper, {**model.metadata, **({"hexpath.boundary": boundary.to_json()} if boundary else {}),
-                           "hexpath.source_sha256": model.sha256})
+    set_metadata(
+        wrapper,
+        {
+            **model.metadata,
+            **({"hexpath.boundary": boundary.to_json()} if boundary else {}),
+            "hexpath.source_sha256": model.sha256,
+        },
+    )
     onnx.save(wrapper, folder / CONTEXT)
     graphs = [path for path in (made / "graph").glob("*.json") if not path.name.endswith("_tensor_log.json")]
     copyfile(graphs[0], folder / GRAPH)
@@ -103,14 +121,26 @@ def card_of(
 ) -> dict[str, Any]:
     """Return what compile.json says."""
     return {
-        "schema": 1, "target": bench.target.name, "soc_model": bench.target.soc_model,
-        "model": str(bench.model.path), "model_sha256": bench.model.sha256,
-        "context": CONTEXT, "binary": BINARY, "binary_sha256": sha256_file(folder / BINARY),
-        "dlc": DLC, "dlc_sha256": sha256_file(folder / DLC), "options": bench.options.as_dict(),
+        "schema": 1,
+        "target": bench.target.name,
+        "soc_model": bench.target.soc_model,
+        "model": str(bench.model.path),
+        "model_sha256": bench.model.sha256,
+        "context": CONTEXT,
+        "binary": BINARY,
+        "binary_sha256": sha256_file(folder / BINARY),
+        "dlc": DLC,
+        "dlc_sha256": sha256_file(folder / DLC),
+        "options": bench.options.as_dict(),
         "boundary": {"inputs": sorted(boundary.inputs), "outputs": sorted(boundary.outputs)},
-        "npu_ops": sum(row["count"] for row in ops), "cpu_ops": 0, "float_ops": float_islands(ops), "ops": ops,
-        "size_mb": (folder / BINARY).stat().st_size / 1e6, "dlc_mb": (folder / DLC).stat().st_size / 1e6,
-        "seconds": round(seconds, 3), "tools": toolchain.versions(),
+        "npu_ops": sum(row["count"] for row in ops),
+        "cpu_ops": 0,
+        "float_ops": float_islands(ops),
+        "ops": ops,
+        "size_mb": (folder / BINARY).stat().st_size / 1e6,
+        "dlc_mb": (folder / DLC).stat().st_size / 1e6,
+        "seconds": round(seconds, 3),
+        "tools": toolchain.versions(),
     }
 
 
@@ -131,5 +161,7 @@ def estimates_by_io(
     model: Model, *, target: Target, options: Mapping[str, Options], limit_s: float = LIMIT_S
 ) -> dict[str, Estimate]:
     """Return an estimate for each named set of options."""
-    return {name: estimate_model(model, target=target, options=each, limit_s=limit_s)
-            for name, each in options.items()}
+    return {
+        name: estimate_model(model, target=target, options=each, limit_s=limit_s)
+        for name, each in options.items()
+    }

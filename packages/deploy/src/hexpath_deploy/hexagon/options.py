@@ -49,7 +49,9 @@ def choose(
             f"{model.path} holds no QuantizeLinear node, it is a float model: compile it with --fp16, or quantize it first"
         )
     if model.quantized and fp16:
-        raise OptionError(f"{model.path} is a quantized (QDQ) model: leave --fp16 away, or give the float model")
+        raise OptionError(
+            f"{model.path} is a quantized (QDQ) model: leave --fp16 away, or give the float model"
+        )
     if fp16 and target.fp16 is False:
         raise OptionError(f"the NPU of {target.name} has no FP16: quantize the model")
     if fp16 and io == QUANTIZED:

@@ -62,7 +62,10 @@ def emulate(request: Mapping[str, Any]) -> None:
 
 
 JOBS: dict[str, Callable[[Mapping[str, Any]], None]] = {
-    "context": compile_context, "dlc": compile_dlc, "estimate": estimate, "emulate": emulate,
+    "context": compile_context,
+    "dlc": compile_dlc,
+    "estimate": estimate,
+    "emulate": emulate,
 }
 
 

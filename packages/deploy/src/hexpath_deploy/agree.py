@@ -1,0 +1,189 @@
+"""Does the compiled artifact compute what the model computes, and the model what was simulated?
+
+Two comparisons on recorded inputs: the emulated artifact against the QDQ model on
+ONNX Runtime, and ONNX Runtime against the outputs that the exporting stage recorded.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from hexpath_deploy.errors import AgreementError, StaleArtifactError
+from hexpath_deploy.files import sha256_file, write_json
+from hexpath_deploy.hexagon import toolchain
+from hexpath_deploy.hexagon.artifact import Artifact, open_artifact
+from hexpath_deploy.hexagon.emulate import emulate, load_outputs
+from hexpath_deploy.io import Encoding, Floats, quantize_io
+from hexpath_deploy.model import Model, load_onnx, read_model
+from hexpath_deploy.ort import OrtNetwork
+
+Outputs: TypeAlias = Mapping[str, Floats]
+Doubles: TypeAlias = npt.NDArray[np.float64]
+
+# Chosen by measurement (README, "Agreement"): 8-bit graphs of trained detectors agree at 25 to 40 dB and better, a
+# swapped or wrongly scaled tensor falls below 10 dB; 16-bit and FP16 graphs agree at 45 dB and better.
+MIN_SQNR_DB = {8: 20.0, 16: 30.0}
+PAIRS = {
+    "artifact": ("the compiled artifact on the emulator", "the model on ONNX Runtime"),
+    "recorded": ("the model on ONNX Runtime", "the recorded simulation"),
+}
+
+
+def agree(
+    path: Path,
+    *,
+    compiled: Path,
+    recorded: Path,
+    out: Path,
+    min_sqnr_db: float | None = None,
+    workers: int = 2,
+) -> dict[str, Any]:
+    """Compare, write the figures to `out`, and return them.
+
+    Raises:
+        AgreementError: an output of one comparison is beyond the tolerance; `out` is written all the same.
+        StaleArtifactError: the artifact or the recording belongs to another model.
+    """
+    began = time.monotonic()
+    toolchain.require()
+    model = read_model(path)
+    artifact = open_artifact(compiled, model=model)
+    images, simulated = read_recorded(recorded, model=model)
+    reference = run_ort(model, images)
+    emulated = run_emulator(artifact, images, workers=workers)
+    encodings = quantize_io(load_onnx(path)).outputs
+    pairs = {"artifact": (reference, emulated), "recorded": (simulated, reference)}
+    outputs = {
+        name: compare_all(*pair, encodings=encodings, least=min_sqnr_db) for name, pair in pairs.items()
+    }
+    failures = [explain(name, row, path) for name, rows in outputs.items() for row in rows if not row["pass"]]
+    record = {
+        "schema": 1,
+        "verdict": "fail" if failures else "pass",
+        "images": len(images),
+        "comparisons": outputs,
+        "model": str(path),
+        "model_sha256": model.sha256,
+        "artifact_sha256": artifact.card["binary_sha256"],
+        "recorded_sha256": sha256_file(recorded),
+        "seconds": round(time.monotonic() - began, 2),
+        "tools": toolchain.versions(),
+    }
+    write_json(out, record)
+    if failures:
+        raise AgreementError(f"{len(failures)} outputs disagree; {failures[0]}; all figures are in {out}")
+    return record
+
+
+def read_recorded(path: Path, *, model: Model) -> tuple[Floats, dict[str, Floats]]:
+    """Read recorded.npz: `images` float32 (N, 3, H, W) and one array (N, ...) for each output.
+
+    Raises:
+        StaleArtifactError: it is missing or unreadable, lacks an array, or its shapes are another model's.
+    """
+    try:
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (FileNotFoundError, BadZipFile, ValueError, EOFError) as error:
+        raise StaleArtifactError(
+            f"{path} is no recording ({error!s:.200}): export {model.path} again"
+        ) from error
+    missing = [name for name in ("images", *model.outputs) if name not in arrays]
+    if missing:
+        raise StaleArtifactError(
+            f"{path} has no array '{missing[0]}': it was recorded from another model than {model.path}"
+        )
+    images = arrays.pop("images")
+    if images.shape[1:] != (3, *model.imgsz) or not len(images):
+        raise StaleArtifactError(
+            f"{path} holds images {list(images.shape)}, {model.path} takes {[1, 3, *model.imgsz]}"
+        )
+    return images.astype(np.float32), {name: arrays[name].astype(np.float32) for name in model.outputs}
+
+
+def run_ort(model: Model, images: Floats) -> dict[str, Floats]:
+    """Return the model's outputs (N, ...) on ONNX Runtime."""
+    network = OrtNetwork(model)
+    return stack([network.run(image[None]) for image in images])
+
+
+def run_emulator(artifact: Artifact, images: Floats, *, workers: int) -> dict[str, Floats]:
+    """Return the artifact's outputs (N, ...) on the emulator."""
+    feeds = {str(place): (lambda place=place: images[place : place + 1]) for place in range(len(images))}
+    with tempfile.TemporaryDirectory(prefix="hexpath-") as work:
+        emulate(artifact, images=feeds, work=Path(work), workers=workers)
+        return stack([load_outputs(Path(work), key, boundary=artifact.boundary) for key in feeds])
+
+
+def stack(rows: list[dict[str, Floats]]) -> dict[str, Floats]:
+    """Join outputs of batch 1 along the first axis."""
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def compare_all(
+    reference: Outputs, other: Outputs, *, encodings: Mapping[str, Encoding], least: float | None
+) -> list[dict[str, Any]]:
+    """Compare output by output."""
+    return [
+        compare(reference[name], other[name], name=name, encoding=encodings.get(name), least=least)
+        for name in reference
+    ]
+
+
+def compare(
+    reference: Floats, other: Floats, *, name: str, encoding: Encoding | None, least: float | None
+) -> dict[str, Any]:
+    """Return SQNR in dB, cosine and the largest difference of one output, in its unit and in steps of its scale.
+
+    SQNR = 10 log10(sum(reference^2) / sum((reference - other)^2)); absent when both are identical.
+    """
+    bits = 8 if encoding is not None and encoding.dtype.endswith("8") else 16
+    limit = MIN_SQNR_DB[bits] if least is None else least
+    row: dict[str, Any] = {"name": name, "min_sqnr_db": limit}
+    if reference.shape != other.shape:
+        return row | {"pass": False, "problem": f"shapes {list(reference.shape)} and {list(other.shape)}"}
+    if not (np.isfinite(reference).all() and np.isfinite(other).all()):
+        return row | {"pass": False, "problem": "holds NaN or infinity"}
+    first, second = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+    sqnr_db, largest = sqnr(first, second), float(np.abs(first - second).max())
+    row |= {"cosine": cosine(first, second), "max_abs": largest}
+    if encoding is not None:
+        row["max_steps"] = largest / encoding.scale
+    if math.isfinite(sqnr_db):
+        row["sqnr_db"] = sqnr_db
+    return row | {"pass": sqnr_db >= limit}
+
+
+def sqnr(reference: Doubles, other: Doubles) -> float:
+    """Return the signal to quantization noise ratio in dB; infinite when identical."""
+    signal, noise = float((reference**2).sum()), float(((reference - other) ** 2).sum())
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(max(signal, 1e-30) / noise)
+
+
+def cosine(first: Doubles, second: Doubles) -> float:
+    """Return the cosine of the angle between two vectors; 1 for two zero vectors."""
+    norm = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / norm if norm else float(np.array_equal(first, second))
+
+
+def explain(pair: str, row: Mapping[str, Any], path: Path) -> str:
+    """Return one line on an output that disagrees."""
+    one, other = PAIRS[pair]
+    figure = row.get("problem") or f"{row['sqnr_db']:.1f} dB SQNR, {row['min_sqnr_db']:.1f} needed"
+    hint = (
+        "an operator is computed differently on the NPU"
+        if pair == "artifact"
+        else "the export changed an encoding, or the outputs are in another order than recorded"
+    )
+    return f"output '{row['name']}' of {path}: {one} against {other}: {figure} ({hint})"

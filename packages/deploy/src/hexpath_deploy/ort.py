@@ -1,0 +1,40 @@
+"""Running a model on ONNX Runtime's CPU provider, exactly as its nodes say."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hexpath_deploy.errors import UnreadableModelError
+from hexpath_deploy.io import Floats
+from hexpath_deploy.model import Model
+
+
+class OrtNetwork:
+    """A model on ONNX Runtime with every graph optimization off: they change the numerics of QDQ graphs."""
+
+    def __init__(self, model: Model, *, threads: int | None = None) -> None:
+        """Open the model.
+
+        Raises:
+            UnreadableModelError: ONNX Runtime refuses it.
+        """
+        import onnxruntime as ort
+
+        settings: Any = ort.SessionOptions()
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        settings.intra_op_num_threads = threads or os.cpu_count() or 1
+        settings.log_severity_level = 3
+        self.input = model.input
+        try:
+            self.session = ort.InferenceSession(str(model.path), settings, providers=["CPUExecutionProvider"])
+        except RuntimeError as error:  # the base of onnxruntime's exceptions
+            raise UnreadableModelError(
+                f"ONNX Runtime {ort.__version__} refuses {model.path} ({str(error)[-300:]}): export it again, with "
+                "an IR version and opset that this ONNX Runtime knows"
+            ) from error
+        self.names = [value.name for value in self.session.get_outputs()]
+
+    def run(self, image: Floats) -> dict[str, Floats]:
+        """Return the outputs by name for one image, float32 (1, 3, H, W) in [0, 1]."""
+        return dict(zip(self.names, self.session.run(self.names, {self.input: image}), strict=True))
