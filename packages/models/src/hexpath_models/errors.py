@@ -129,6 +129,6 @@ class WriteError(ModelError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the sentence that offers the nearest of the known names, or lists them all."""
-    names = sorted(known)
+    names = sorted(str(name) for name in known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,19 +51,19 @@ def read_restricted(source: Path) -> Any:
 
     if not source.is_file():
         raise MissingCheckpointError(f"no such file: {source}; give the path of an Ultralytics .pt file")
+    if not zipfile.is_zipfile(source):
+        raise CorruptCheckpointError(f"{source} is damaged or no .pt file: not an archive of torch; fetch it anew")
     try:
         with torch.serialization.safe_globals(allowed_classes()):
             return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _explain(error, source) from error
-    except (RuntimeError, EOFError, OSError, KeyError, AttributeError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise CorruptCheckpointError(f"{source} is damaged or no .pt file: {_one_line(error)}; fetch it anew") from error
 
 
 def _explain(error: pickle.UnpicklingError, source: Path) -> Exception:
-    found = re.search(r"GLOBAL (\S+) was not an allowed global", str(error)) or re.search(
-        r"[Uu]nsupported (?:global|class|operand)[: ]+(\S+)", str(error)
-    )
+    found = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"[Uu]nsupported class (\S+)", str(error))
     if found is None:
         return CorruptCheckpointError(f"{source} is damaged or no .pt file: {_one_line(error)}; fetch it anew")
     return UnsafeFileError(

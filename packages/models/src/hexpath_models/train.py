@@ -190,7 +190,8 @@ def _overrides(config: TrainConfig, *, dataset: Dataset, folder: Path) -> dict[s
         "pretrained": False,
         "plots": False,
         "verbose": False,
-        "deterministic": True,
+        # On a CPU the seed alone makes runs repeatable, and torch's switch costs seconds of imports.
+        "deterministic": config.device != "cpu",
         "augmentations": [],
         "save_dir": str(folder.resolve()),
         "project": "hexpath",

@@ -1,0 +1,151 @@
+"""The `hexpath-models` command."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from pathlib import Path
+
+from . import __version__
+from .errors import DiskFullError, ModelError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand and return its exit code; errors are one line on stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except ModelError as error:
+        return _complain(error)
+    except KeyboardInterrupt:
+        print("hexpath-models: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _complain(DiskFullError(f"disk full: {error}; free some space and run again"))
+    return 0
+
+
+def _complain(error: ModelError) -> int:
+    print(f"hexpath-models: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hexpath-models", description="Train, check and export YOLO detectors.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_list(commands)
+    _add_train(commands)
+    _add_export(commands)
+    _add_import(commands)
+    return parser
+
+
+def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("list", help="print the known models with their published figures")
+    parser.set_defaults(run=_list)
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a detector in float precision",
+        description="Trains from random weights; killed and started again with the same arguments it goes on.",
+    )
+    parser.add_argument("--model", default="yolo11n", help="a name from `list` (default: %(default)s)")
+    _add_data(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder for model.safetensors, history, metrics")
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything that a resume needs")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--imgsz", type=int, default=320, help="square, pixels (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (default: %(default)s)")
+    parser.add_argument("--optimizer", default="AdamW")
+    parser.add_argument("--mosaic", type=float, default=0.3, help="probability (default: %(default)s)")
+    parser.add_argument("--patience", type=int, default=50, help="epochs without gain until it stops")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or a CUDA index")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--pretrained", action="store_true", help="start from published weights; may download them")
+    start.add_argument("--weights", default="", help="start from this model.safetensors")
+    parser.add_argument(
+        "--bfloat16",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="compute in bfloat16 and channels-last on the CPU (default: where the CPU has the instructions)",
+    )
+    parser.set_defaults(run=_train)
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("export", help="write a float ONNX file with a recorded input and output")
+    parser.add_argument("checkpoint", type=Path, help="model.safetensors")
+    _add_data(parser)
+    parser.add_argument("--head", default="raw", help="raw, decoded or plain (default: %(default)s)")
+    parser.add_argument("--imgsz", default="", help="320 or 544x640 (default: the checkpoint's)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for model.onnx and recorded.npz")
+    parser.set_defaults(run=_export)
+
+
+def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("import", help="turn an Ultralytics .pt file into model.safetensors, safely")
+    parser.add_argument("file", type=Path, help="the .pt file")
+    parser.add_argument("--out", type=Path, required=True, help="model.safetensors")
+    parser.set_defaults(run=_import)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="data.yaml in Ultralytics format")
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from .registry import MODELS
+
+    print(f"{'model':10} {'task':8} {'mAP50-95':>8} {'params M':>9} {'GFLOPs@640':>11} {'stride':>6}  weights (licence)")
+    for card in MODELS.values():
+        print(
+            f"{card.name:10} {card.task:8} {card.published_map:8.1f} {card.params_m:9.1f} {card.gflops_640:11.1f} "
+            f"{card.stride:6}  {card.weights_file} ({card.licence})"
+        )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from .train import TrainConfig, train
+
+    config = TrainConfig(**{field.name: getattr(arguments, field.name) for field in fields(TrainConfig)})
+    metrics = train(config, data=arguments.data, out=arguments.out, work=arguments.work)
+    print(
+        f"{arguments.out}: {config.model}, best of {metrics['epochs']} epochs is {metrics['best_epoch']}, "
+        f"map50 {metrics['map50']:.3f}, map {metrics['map']:.3f}, {metrics['precision']}"
+    )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from .export import export
+    from .prepare import parse_head
+
+    result = export(
+        checkpoint=arguments.checkpoint,
+        data=arguments.data,
+        head=parse_head(arguments.head),
+        out=arguments.out,
+        size=arguments.imgsz,
+    )
+    outputs = ", ".join(f"{name} {list(shape)}" for name, shape in result.outputs.items())
+    print(f"{result.path}: {outputs}; ONNX Runtime agrees with torch to {result.deviation:.1e}")
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from .importing import import_checkpoint
+
+    card = import_checkpoint(arguments.file, out=arguments.out)
+    print(f"{arguments.out}: {card.arch}, {len(card.names)} classes, trained at {card.image_size[0]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
