@@ -1,4 +1,4 @@
-"""A finished run with SYNTHETIC figures, shaped like the real ones. Test data only: nothing here was measured."""
+"""A finished run with SYNTHETIC figures, shaped like the real ones. Test data only: nothing was measured."""
 
 from __future__ import annotations
 
@@ -15,20 +15,118 @@ OUTPUTS = ["boxes_8", "scores_8", "boxes_16", "scores_16", "boxes_32", "scores_3
 # id, method, plan, head, ORT map, emulator map, ms, low, high, ddr in/fill/spill/out MB, ops, why
 PLANS: list[tuple[Any, ...]] = [
     ("fp32", "fp32", "fp32", "raw", 0.645, None, None, None, None, None, 0, "the trained network"),
-    ("fp16-raw", "none", "fp16", "raw", 0.645, 0.643, 5.3, 4.52, 6.31, (5.6, 4.1, 4.0, 0.9), 171, "the float NPU baseline"),
-    ("w8a16-decoded-minmax", "ptq:minmax", "w8a16", "decoded", 0.643, 0.641, 4.73, 4.2, 5.4, (3.1, 2.2, 2.2, 0.6), 223,
-     "what yolo export format=qnn gives users today"),
-    ("w8a8-plain-minmax", "ptq:minmax", "w8a8", "plain", 0.0021, 0.002, 2.03, 1.8, 2.3, (2.9, 0.8, 0.8, 0.3), 231,
-     "the pitfall: one scale for boxes and scores"),
-    ("w8a8-decoded-minmax", "ptq:minmax", "w8a8", "decoded", 0.469, 0.471, 2.13, 1.9, 2.41, (2.9, 0.8, 0.8, 0.3), 228,
-     "boxes decoded in 8 bits"),
-    ("w8a8-raw-ptq", "ptq:minmax", "w8a8", "raw", 0.6445, 0.641, 1.39, 1.22, 1.61, (2.8, 0.4, 0.4, 0.3), 168,
-     "the headline for speed"),
-    ("w8a8-raw-qat", "qat", "w8a8", "raw", 0.641, 0.64, 1.39, 1.22, 1.61, (2.8, 0.4, 0.4, 0.3), 168,
-     "does training add anything here?"),
-    ("w4a8-raw-ptq", "ptq:minmax", "w4a8", "raw", 0.600, 0.602, 1.31, 1.15, 1.52, (1.6, 0.4, 0.4, 0.3), 168, "where PTQ fails"),
-    ("w4a8-raw-qat", "qat", "w4a8", "raw", 0.6315, 0.63, 1.31, 1.15, 1.52, (1.6, 0.4, 0.4, 0.3), 168,
-     "where QAT must earn its keep"),
+    (
+        "fp16-raw",
+        "none",
+        "fp16",
+        "raw",
+        0.645,
+        0.643,
+        5.3,
+        4.52,
+        6.31,
+        (5.6, 4.1, 4.0, 0.9),
+        171,
+        "the float NPU baseline",
+    ),
+    (
+        "w8a16-decoded-minmax",
+        "ptq:minmax",
+        "w8a16",
+        "decoded",
+        0.643,
+        0.641,
+        4.73,
+        4.2,
+        5.4,
+        (3.1, 2.2, 2.2, 0.6),
+        223,
+        "what yolo export format=qnn gives users today",
+    ),
+    (
+        "w8a8-plain-minmax",
+        "ptq:minmax",
+        "w8a8",
+        "plain",
+        0.0021,
+        0.002,
+        2.03,
+        1.8,
+        2.3,
+        (2.9, 0.8, 0.8, 0.3),
+        231,
+        "the pitfall: one scale for boxes and scores",
+    ),
+    (
+        "w8a8-decoded-minmax",
+        "ptq:minmax",
+        "w8a8",
+        "decoded",
+        0.469,
+        0.471,
+        2.13,
+        1.9,
+        2.41,
+        (2.9, 0.8, 0.8, 0.3),
+        228,
+        "boxes decoded in 8 bits",
+    ),
+    (
+        "w8a8-raw-ptq",
+        "ptq:minmax",
+        "w8a8",
+        "raw",
+        0.6445,
+        0.641,
+        1.39,
+        1.22,
+        1.61,
+        (2.8, 0.4, 0.4, 0.3),
+        168,
+        "the headline for speed",
+    ),
+    (
+        "w8a8-raw-qat",
+        "qat",
+        "w8a8",
+        "raw",
+        0.641,
+        0.64,
+        1.39,
+        1.22,
+        1.61,
+        (2.8, 0.4, 0.4, 0.3),
+        168,
+        "does training add anything here?",
+    ),
+    (
+        "w4a8-raw-ptq",
+        "ptq:minmax",
+        "w4a8",
+        "raw",
+        0.600,
+        0.602,
+        1.31,
+        1.15,
+        1.52,
+        (1.6, 0.4, 0.4, 0.3),
+        168,
+        "where PTQ fails",
+    ),
+    (
+        "w4a8-raw-qat",
+        "qat",
+        "w4a8",
+        "raw",
+        0.6315,
+        0.63,
+        1.31,
+        1.15,
+        1.52,
+        (1.6, 0.4, 0.4, 0.3),
+        168,
+        "where QAT must earn its keep",
+    ),
 ]
 
 
@@ -41,14 +139,18 @@ def results() -> dict[str, Any]:
         "name": "default",
         "question": "What does quantization-aware training win back on a detector? (fixture)",
         "answer": [
-            "At w8a8 on raw heads PTQ alone stays within 0.1 points of FP32 and runs 3.4 times faster than w8a16.",
+            "At w8a8 on raw heads PTQ alone stays within 0.1 points of FP32 and runs 3.4 times faster.",
             "QAT earns its keep at w4a8, where it wins back 3.2 of 4.5 lost points.",
             "The plain export collapses: one 8-bit scale for boxes and scores leaves every score at zero.",
         ],
         "commit": "0123456789abcdef0123456789abcdef01234567",
         "created": "2026-11-21T09:30:00+00:00",
         "command": "nox -s exp_99_fixture -- --name default",
-        "config": {"train": {"epochs": 20, "lr": 0.003}, "qat": {"epochs": 5, "lr": 0.0002}, "target": "qcs9075"},
+        "config": {
+            "train": {"epochs": 20, "lr": 0.003},
+            "qat": {"epochs": 5, "lr": 0.0002},
+            "target": "qcs9075",
+        },
         "dataset": {
             "name": "fixture",
             "fingerprint": "sha256:" + "ab" * 32,
@@ -63,7 +165,12 @@ def results() -> dict[str, Any]:
         "curves": [
             {"name": "FP32", "path": "train/history.csv", "x": "epoch", "y": ["map50", "map", "train_loss"]},
             {"name": "QAT w8a8", "path": "quant/w8a8-raw-qat/history.csv", "x": "epoch", "y": ["map", "ema"]},
-            {"name": "QAT w4a8", "path": "quant/w4a8-raw-qat/history.csv", "x": "epoch", "y": ["map", "loss"]},
+            {
+                "name": "QAT w4a8",
+                "path": "quant/w4a8-raw-qat/history.csv",
+                "x": "epoch",
+                "y": ["map", "loss"],
+            },
         ],
         "samples": [_sample(number) for number in range(1, 7)],
         "notes": ["Every figure of this record is invented: it is a fixture of the tests."],
@@ -84,9 +191,14 @@ def _rows(plan: tuple[Any, ...]) -> list[dict[str, Any]]:
     if ms is None:
         return [row]
     row["latency"] = {
-        "value_ms": ms, "low_ms": low, "high_ms": high, "source": "estimate", "target": "qcs9075",
-        "missing_ops": 0, "tools": {"onnxruntime-qnn": "2.7.0", "qairt": "2.51.0"},
-    }  # fmt: skip
+        "value_ms": ms,
+        "low_ms": low,
+        "high_ms": high,
+        "source": "estimate",
+        "target": "qcs9075",
+        "missing_ops": 0,
+        "tools": {"onnxruntime-qnn": "2.7.0", "qairt": "2.51.0"},
+    }
     row |= {"ddr": dict(zip(("input_mb", "fill_mb", "spill_mb", "output_mb"), ddr, strict=True))}
     row |= {"ddr_mb": round(sum(ddr), 3), "spill_mb": ddr[2], "size_mb": 5.8 if "fp16" in name else 3.1}
     row |= {"npu_ops": ops, "cpu_ops": 0, "ops": _census(ops, width=width), "agreement": _agreement(name)}
@@ -97,16 +209,32 @@ def _rows(plan: tuple[Any, ...]) -> list[dict[str, Any]]:
 
 def _census(ops: int, *, width: str) -> list[dict[str, Any]]:
     kind = {"fp16": "float16", "w8a16": "ufixed16"}.get(width, "ufixed8")
-    counts = {"Conv2d": 88, "ElementWiseMultiply": 30, "Sigmoid": 20, "Concat": 12, "ElementWiseAdd": 10, "Resize": 2}
+    counts = {
+        "Conv2d": 88,
+        "ElementWiseMultiply": 30,
+        "Sigmoid": 20,
+        "Concat": 12,
+        "ElementWiseAdd": 10,
+        "Resize": 2,
+    }
     rest = ops - sum(counts.values())
     census = [{"type": key, "dtype": kind, "count": count, "on": "npu"} for key, count in counts.items()]
-    return [*census, {"type": "StridedSlice", "dtype": kind, "count": 4}, {"type": "Reshape", "dtype": "float32", "count": rest - 4}]
+    return [
+        *census,
+        {"type": "StridedSlice", "dtype": kind, "count": 4},
+        {"type": "Reshape", "dtype": "float32", "count": rest - 4},
+    ]
 
 
 def _agreement(name: str) -> dict[str, Any]:
     draw = random.Random(name)
     outputs = [
-        {"name": output, "sqnr_db": round(draw.uniform(26, 41), 2), "cosine": 0.9996, "max_steps": float(draw.randint(1, 5))}
+        {
+            "name": output,
+            "sqnr_db": round(draw.uniform(26, 41), 2),
+            "cosine": 0.9996,
+            "max_steps": float(draw.randint(1, 5)),
+        }
         for output in OUTPUTS
     ]
     return {"verdict": "pass", "min_sqnr_db": 20.0, "outputs": outputs}
@@ -126,8 +254,12 @@ def write_run(root: Path, *, record: dict[str, Any] | None = None) -> Path:
         (root / folder).mkdir(parents=True, exist_ok=True)
     _write_curves(root)
     _write_images(root)
-    card = {"fingerprint": "sha256:ab", "splits": {"train": {"images": 400, "boxes": 3211}, "val": {"images": 100}},
-            "duplicates": [], "classes": {"person": 1530, "vehicle": 1411, "motorcycle": 270}}  # fmt: skip
+    card = {
+        "fingerprint": "sha256:ab",
+        "splits": {"train": {"images": 400, "boxes": 3211}, "val": {"images": 100}},
+        "duplicates": [],
+        "classes": {"person": 1530, "vehicle": 1411, "motorcycle": 270},
+    }
     (root / "data/card.json").write_text(json.dumps(card))
     path = root / "results.json"
     path.write_text(json.dumps(record or results(), indent=1))
@@ -138,7 +270,9 @@ def _write_curves(root: Path) -> None:
     lines = ["epoch,train_loss,map50,map,lr,seconds"]
     for epoch in range(1, 21):
         reached = 0.645 * (1 - 0.82**epoch)
-        lines.append(f"{epoch},{6.2 * 0.9**epoch + 1.4:.4f},{min(0.95, reached * 1.5):.4f},{reached:.4f},0.003,8.0")
+        lines.append(
+            f"{epoch},{6.2 * 0.9**epoch + 1.4:.4f},{min(0.95, reached * 1.5):.4f},{reached:.4f},0.003,8.0"
+        )
     (root / "train/history.csv").write_text("\n".join(lines) + "\n")
     for name, first, last in (("w8a8-raw-qat", 0.632, 0.641), ("w4a8-raw-qat", 0.600, 0.6315)):
         rows = ["epoch,loss,map50,map,lr,ema,seconds"]
@@ -159,12 +293,19 @@ def _write_images(root: Path) -> None:
         for _ in range(7):
             x, y, category = draw_from.randint(5, 270), draw_from.randint(5, 280), draw_from.randint(0, 2)
             across, down = ((10, 18), (40, 24), (20, 16))[category]
-            canvas.rectangle((x, y, x + across, y + down), fill=((200, 60, 60), (60, 70, 160), (40, 40, 40))[category])
+            canvas.rectangle(
+                (x, y, x + across, y + down), fill=((200, 60, 60), (60, 70, 160), (40, 40, 40))[category]
+            )
             common = {"image_id": number, "category_id": category}
             annotations.append({"id": len(annotations) + 1, **common, "bbox": [x, y, across, down]})
             for name, found in sets.items():
                 if name == "fp32-ort" or draw_from.random() > 0.12:
-                    box = [x + draw_from.uniform(-2, 2), y + draw_from.uniform(-2, 2), across + 1.5, down - 1.0]
+                    box = [
+                        x + draw_from.uniform(-2, 2),
+                        y + draw_from.uniform(-2, 2),
+                        across + 1.5,
+                        down - 1.0,
+                    ]
                     found.append({**common, "bbox": box, "score": draw_from.uniform(0.3, 0.95)})
         image.save(root / f"data/{number}.png")
     (root / "data/val.json").write_text(json.dumps({"images": [], "annotations": annotations}))

@@ -36,7 +36,10 @@ def _flat(value: Mapping[str, Any], *, prefix: str) -> Iterator[tuple[str, str]]
         if isinstance(item, Mapping):
             scalars = all(not isinstance(inner, Mapping | list) for inner in item.values())
             if scalars and item:
-                yield name, ", ".join(f"{inner}: {_text(figure)}" for inner, figure in list(item.items())[:12])
+                yield (
+                    name,
+                    ", ".join(f"{inner}: {_text(figure)}" for inner, figure in list(item.items())[:12]),
+                )
             else:
                 yield from _flat(item, prefix=f"{name}, ")
         elif isinstance(item, list):

@@ -11,9 +11,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("report", help="write one self-contained HTML file from results.json")
     parser.add_argument("results", type=Path, metavar="RESULTS.json")
     parser.add_argument("--out", type=Path, required=True, metavar="report.html")
-    parser.add_argument("--against", metavar="ID", help="plan that speedups refer to (default: the record's, else fp16)")
-    parser.add_argument("--score-threshold", type=float, default=0.25, help="boxes below are not drawn (default 0.25)")
-    parser.add_argument("--without-files", action="store_true", help="leave out curves, images and the dataset card")
+    parser.add_argument(
+        "--against", metavar="ID", help="plan that speedups refer to (default: the record's, else fp16)"
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.25, help="boxes below are not drawn (default 0.25)"
+    )
+    parser.add_argument(
+        "--without-files", action="store_true", help="leave out curves, images and the dataset card"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,6 +17,8 @@ Metrics = Mapping[str, float]
 
 # Which evaluation stands for a plan: ORT sees the whole split, the others usually a sample.
 PREFERRED = ("ort", "device", "emulator", "torch")
+# A fraction; the fastest plan within it heads the report.
+HEADLINE_LOSS = 0.01
 PRIMARY = ("map", "mask_map", "miou", "accuracy", "map50")
 
 
@@ -39,7 +41,8 @@ class Plan:
     @property
     def metrics(self) -> Metrics:
         """Figures of the main row; empty when the plan was not evaluated."""
-        return (self.main or {}).get("metrics", {})
+        found: Metrics = (self.main or {}).get("metrics", {})
+        return found
 
     @property
     def latency(self) -> Mapping[str, Any] | None:
@@ -57,9 +60,9 @@ class Plan:
 class Comparison:
     """A plan beside FP32 and beside the plan that speedups refer to.
 
-    loss, class_loss: FP32 minus plan, as fractions, by metric (and class); empty without FP32 figures on as
-    many images. speedup: how many times faster than `against`; None without both latencies, or from two sources
-    or targets.
+    loss, class_loss: FP32 minus plan, as fractions, by metric (and class); empty without FP32 figures on
+    as many images. speedup: how many times faster than `against`; None without both latencies, or where their
+    sources or targets differ.
     """
 
     plan: Plan
@@ -126,7 +129,9 @@ def _losses(plan: Plan, *, reference: Plan | None) -> tuple[Metrics, Mapping[str
         return {}, {}
     classes = beside.get("per_class", {})
     by_class = {
-        name: _minus(classes[name], figures) for name, figures in main.get("per_class", {}).items() if name in classes
+        name: _minus(classes[name], figures)
+        for name, figures in main.get("per_class", {}).items()
+        if name in classes
     }
     return _minus(beside["metrics"], main["metrics"]), by_class
 
@@ -155,17 +160,16 @@ def primary_metric(results: Mapping[str, Any]) -> str:
     return next((name for name in PRIMARY if name in present), min(present, default="map"))
 
 
-def headline(results: Mapping[str, Any], *, tolerance: float = 0.01) -> Comparison | None:
-    """The plan whose figures head the report.
+def headline(results: Mapping[str, Any], *, found: Sequence[Comparison]) -> Comparison | None:
+    """The one of `found` whose figures head the report.
 
-    The record's own `headline`, else the fastest plan that loses at most `tolerance` (a fraction) against FP32,
-    else the most accurate one that has a latency.
+    The record's own `headline`, else the fastest plan that loses at most one point against FP32, else the
+    most accurate of those with a latency.
     """
     metric = primary_metric(results)
-    found = compare(results)
     named = [item for item in found if item.plan.id == results.get("headline")]
     timed = [item for item in found if item.plan.latency and metric in item.plan.metrics]
-    safe = [item for item in timed if item.loss.get(metric, 1.0) <= tolerance]
+    safe = [item for item in timed if item.loss.get(metric, 1.0) <= HEADLINE_LOSS]
     if named or safe:
         return (named or sorted(safe, key=lambda item: item.plan.latency["value_ms"]))[0]  # type: ignore[index]
     return max(timed, key=lambda item: item.plan.metrics[metric], default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,9 @@ def read(path: Path, *, x: str, y: Sequence[str], where: str) -> list[Series]:
     for name in (x, *y):
         if name not in header:
             near = difflib.get_close_matches(name, header, n=1) or header
-            raise ReportError(f"{where}: {path} has no column {name!r}; did you mean {', '.join(near) or 'another file'}?")
+            raise ReportError(
+                f"{where}: {path} has no column {name!r}; did you mean {', '.join(near) or 'another file'}?"
+            )
     return [Series(name=name, values=_values(lines, x=x, y=name, path=path)) for name in y]
 
 
@@ -99,17 +102,23 @@ def _plot(series: Sequence[Series], *, x: str, title: str) -> Markup:
     values = [pair for item in series for pair in item.values]
     if not values:
         note = tag("text", "no figures in this file", x=WIDTH / 2, y=HEIGHT / 2, class_="tick middle")
-        return tag("svg", note, viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}", role="img", aria_label=title, class_="plot")
+        return tag(
+            "svg", note, viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}", role="img", aria_label=title, class_="plot"
+        )
     low, high = min(y for _, y in values), max(y for _, y in values)
     pad = (high - low) * 0.08 or abs(high) * 0.05 or 0.05
     bottom = max(0.0, low - pad) if low >= 0 else low - pad
-    across = Scale(low=min(at for at, _ in values), high=max(at for at, _ in values), start=42.0, end=WIDTH - 62)
+    across = Scale(
+        low=min(at for at, _ in values), high=max(at for at, _ in values), start=42.0, end=WIDTH - 62
+    )
     up = Scale(low=bottom, high=high + pad, start=HEIGHT - 34, end=12.0)
     parts = [*_axes(across, up=up, x=x)]
     ends = _spread([up(item.values[-1][1]) for item in series])
     for index, (item, end) in enumerate(zip(series, ends, strict=True)):
         parts += _line(item, across=across, up=up, end=end, index=index)
-    return tag("svg", *parts, viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}", role="img", aria_label=title, class_="plot")
+    return tag(
+        "svg", *parts, viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}", role="img", aria_label=title, class_="plot"
+    )
 
 
 def _axes(across: Scale, *, up: Scale, x: str) -> list[Markup]:
@@ -117,7 +126,9 @@ def _axes(across: Scale, *, up: Scale, x: str) -> list[Markup]:
     for value in ticks(up.low, up.high, count=4):
         parts.append(tag("line", x1=across.start, x2=across.end, y1=up(value), y2=up(value), class_="grid"))
         parts.append(tag("text", tick_text(value), x=across.start - 6, y=up(value) + 4, class_="tick end"))
-    whole = [value for value in ticks(across.low, across.high, count=5) if x != "epoch" or value == int(value)]
+    whole = [
+        value for value in ticks(across.low, across.high, count=5) if x != "epoch" or value == int(value)
+    ]
     for value in whole:
         parts.append(tag("text", tick_text(value), x=across(value), y=up.start + 16, class_="tick middle"))
     parts.append(tag("line", x1=across.start, x2=across.end, y1=up.start, y2=up.start, class_="axis"))
@@ -129,7 +140,7 @@ def _spread(ends: Sequence[float], *, apart: float = 13.0) -> list[float]:
     # Labels at line ends: pushed down just enough to be read apart.
     found = list(ends)
     order = sorted(range(len(found)), key=lambda index: found[index])
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in itertools.pairwise(order):
         found[after] = max(found[after], found[before] + apart)
     return found
 

@@ -29,6 +29,7 @@ class Drawn:
     curves: tuple[Panel, ...]
     pictures: tuple[Picture, ...]
     facts: tuple[tuple[str, str], ...]
+    names: tuple[str, ...] = ()
 
 
 def render(
@@ -42,7 +43,7 @@ def render(
     """The HTML of a checked record.
 
     root: folder that the record's paths are relative to. against: id of the plan that speedups refer to.
-    score_threshold: boxes below it are not drawn. files: False leaves out curves, images and the dataset card.
+    score_threshold: boxes below it are not drawn. files: False leaves out curves, images and the card.
 
     Raises:
         ReportError: a file that the record names is missing or broken.
@@ -50,9 +51,15 @@ def render(
     """
     clean = redact(results)
     found = compare(clean, against=against)
-    drawn = draw(clean, root=root, score_threshold=score_threshold) if files else Drawn(curves=(), pictures=(), facts=())
-    html = environment().get_template("report.html.j2").render(
-        context(clean, found=found, drawn=drawn), score_threshold=score_threshold, files=files
+    drawn = (
+        draw(clean, root=root, score_threshold=score_threshold)
+        if files
+        else Drawn(curves=(), pictures=(), facts=())
+    )
+    html = (
+        environment()
+        .get_template("report.html.j2")
+        .render(context(clean, found=found, drawn=drawn), score_threshold=score_threshold, files=files)
     )
     return redact_text(html)
 
@@ -67,7 +74,11 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        percent=labels.percent, ms=labels.milliseconds, mb=labels.megabytes, points=labels.points, level=labels.level
+        percent=labels.percent,
+        ms=labels.milliseconds,
+        mb=labels.megabytes,
+        points=labels.points,
+        level=labels.level,
     )
     return made
 
@@ -83,20 +94,28 @@ def draw(results: Mapping[str, Any], *, root: Path, score_threshold: float = SCO
         for number, curve in enumerate(results.get("curves", []))
         for panel in panels(curve, root=root, number=number)
     ]
-    names = results["dataset"].get("names", [])
     boxes = Boxes(root=root, threshold=score_threshold)
+    names = _names(results, boxes=boxes)
     pictures = [
         picture(sample, number=number, root=root, boxes=boxes, names=names)
         for number, sample in enumerate(results.get("samples", []))
     ]
     facts = card.facts(results["dataset"], root=root)
-    return Drawn(curves=tuple(curves), pictures=tuple(pictures), facts=tuple(facts))
+    return Drawn(curves=tuple(curves), pictures=tuple(pictures), facts=tuple(facts), names=tuple(names))
+
+
+def _names(results: Mapping[str, Any], *, boxes: Boxes) -> list[str]:
+    if results["dataset"].get("names"):
+        return list(results["dataset"]["names"])
+    truth = next((sample["truth"] for sample in results.get("samples", []) if "truth" in sample), None)
+    return boxes.names(truth, where="samples[].truth") if truth else []
 
 
 def context(results: Mapping[str, Any], *, found: list[Comparison], drawn: Drawn) -> dict[str, Any]:
     """Everything that the template shows."""
     metric = primary_metric(results)
     rows = plan_rows(found, metric=metric)
+    best = headline(results, found=found)
     return {
         "r": results,
         "config": json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
@@ -109,18 +128,22 @@ def context(results: Mapping[str, Any], *, found: list[Comparison], drawn: Drawn
         "bad_points": labels.BAD_POINTS,
         "plans": rows,
         "note": common_note(rows),
+        "has_loss": any(row.loss is not None for row in rows),
+        "has_emulator": any(row.emulator for row in rows),
         "only_estimates": all(row.latency["source"] == "estimate" for row in rows if row.latency),
-        "best": headline(results),
-        "best_error": _best_error(results),
+        "best": best,
+        "best_error": _best_error(best),
         "reference": next((item.plan for item in found if item.plan.is_reference and item.plan.main), None),
         "against": next((item.against for item in found), None),
         "timed": [item for item in found if item.plan.latency],
         "targets": sorted({item.plan.latency["target"] for item in found if item.plan.latency}),
-        "plots": _plots(found, metric=metric, best=headline(results)),
+        "plots": _plots(found, metric=metric, best=best),
         "classes": class_table(found),
         "traffic": traffic_bars(found),
         "ops": ops_bars(found),
-        "agreements": [(item.plan, item.plan.first("agreement")) for item in found if item.plan.first("agreement")],
+        "agreements": [
+            (item.plan, item.plan.first("agreement")) for item in found if item.plan.first("agreement")
+        ],
         "errors": table(),
         "deviations": deviations,
         "drawn": drawn,
@@ -128,8 +151,7 @@ def context(results: Mapping[str, Any], *, found: list[Comparison], drawn: Drawn
     }
 
 
-def _best_error(results: Mapping[str, Any]) -> str | None:
-    best = headline(results)
+def _best_error(best: Comparison | None) -> str | None:
     if best is None or best.plan.latency is None or best.plan.latency["source"] != "estimate":
         return None
     known = known_error(best.plan.first("plan"))
@@ -152,9 +174,11 @@ def _plots(found: list[Comparison], *, metric: str, best: Comparison | None) -> 
                     marked=best is not None and item.plan.id == best.plan.id,
                 )
             )
-    if not points:
+    if len(points) < 2:
         return []
-    reference = next((i.plan.metrics[metric] for i in found if i.plan.is_reference and metric in i.plan.metrics), None)
+    reference = next(
+        (i.plan.metrics[metric] for i in found if i.plan.is_reference and metric in i.plan.metrics), None
+    )
     label = labels.metric_label(metric)
     return [
         scatter(points, reference=reference, metric=label, width=1000.0, height=430.0),

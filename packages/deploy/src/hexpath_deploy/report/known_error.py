@@ -58,7 +58,10 @@ def known_error(plan: str) -> KnownError | None:
     """What is known of the estimate's error for the precision of `plan`; None when nothing is."""
     wanted = precision(plan)
     found = [
-        value for row in table()["rows"] if wanted and precision(row["plan"]) == wanted for value in deviations(row)
+        value
+        for row in table()["rows"]
+        if wanted and precision(row["plan"]) == wanted
+        for value in deviations(row)
     ]
     return KnownError(low=min(found), high=max(found), cases=len(found)) if found else None
 

@@ -23,7 +23,9 @@ SCHEMA_VERSION = 1
 @cache
 def schema() -> dict[str, Any]:
     """The schema of the record, as published with this package."""
-    text = resources.files("hexpath_deploy").joinpath(f"schema/results-{SCHEMA_VERSION}.json").read_text("utf-8")
+    text = (
+        resources.files("hexpath_deploy").joinpath(f"schema/results-{SCHEMA_VERSION}.json").read_text("utf-8")
+    )
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 
@@ -62,7 +64,9 @@ def validate(results: Any) -> None:
 
     _check_version(results)
     validator = Draft202012Validator(schema())
-    found = sorted(validator.iter_errors(results), key=lambda error: [str(part) for part in error.absolute_path])
+    found = sorted(
+        validator.iter_errors(results), key=lambda error: [str(part) for part in error.absolute_path]
+    )
     if found:
         raise ResultsError(_explain(found[0]))
     _check_finite(results)
@@ -72,10 +76,14 @@ def validate(results: Any) -> None:
 
 def _check_version(results: Any) -> None:
     if not isinstance(results, dict):
-        raise ResultsError(f"the record is a {type(results).__name__}; expected an object with schema, results, ...")
+        raise ResultsError(
+            f"the record is a {type(results).__name__}; expected an object with schema, results, ..."
+        )
     version = results.get("schema")
     if version is not None and version != SCHEMA_VERSION:
-        raise ResultsError(f"schema is {version!r}; this version of hexpath-deploy reads schema {SCHEMA_VERSION}")
+        raise ResultsError(
+            f"schema is {version!r}; this version of hexpath-deploy reads schema {SCHEMA_VERSION}"
+        )
 
 
 def field(path: Sequence[str | int]) -> str:
@@ -130,21 +138,31 @@ def _check_rows(results: Mapping[str, Any]) -> None:
     for index, row in enumerate(results["results"]):
         key = (row["id"], row.get("evaluated_on", "nothing"))
         if key in seen:
-            raise ResultsError(f"results[{index}] repeats results[{seen[key]}]: id {key[0]!r} evaluated on {key[1]}")
+            raise ResultsError(
+                f"results[{index}] repeats results[{seen[key]}]: id {key[0]!r} evaluated on {key[1]}"
+            )
         seen[key] = index
         bounds = row.get("latency", {})
         low, high = bounds.get("low_ms", 0.0), bounds.get("high_ms", math.inf)
         if bounds and not low <= bounds["value_ms"] <= high:
-            raise ResultsError(f"results[{index}].latency: {bounds['value_ms']} ms lies outside {low} to {high} ms")
+            raise ResultsError(
+                f"results[{index}].latency: {bounds['value_ms']} ms lies outside {low} to {high} ms"
+            )
 
 
 def _check_references(results: Mapping[str, Any]) -> None:
     ids = [row["id"] for row in results["results"]]
     named = [(name, results[name]) for name in ("headline", "against") if name in results]
     for index, sample in enumerate(results.get("samples", [])):
-        named += [(f"samples[{index}].boxes[{n}].id", box["id"]) for n, box in enumerate(sample.get("boxes", []))]
+        named += [
+            (f"samples[{index}].boxes[{n}].id", box["id"]) for n, box in enumerate(sample.get("boxes", []))
+        ]
     for where, name in named:
         if name not in ids:
             near = difflib.get_close_matches(name, ids, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(dict.fromkeys(ids)) or 'none'}"
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"there are {', '.join(dict.fromkeys(ids)) or 'none'}"
+            )
             raise ResultsError(f"{where} names no row: {name!r}; {hint}")

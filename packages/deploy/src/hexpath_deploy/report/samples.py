@@ -62,7 +62,19 @@ class Boxes:
         every = self._read(name, where=where)
         if not isinstance(every, dict) or "annotations" not in every:
             raise ReportError(f"{where}: {name} is no COCO file with annotations")
-        return [_checked(item, where=where) for item in every["annotations"] if item.get("image_id") == image_id]
+        return [
+            _checked(item, where=where) for item in every["annotations"] if item.get("image_id") == image_id
+        ]
+
+    def names(self, name: str, *, where: str) -> list[str]:
+        """Class names by category id, from the categories of a COCO file.
+
+        Raises:
+            ReportError: the file is missing or no JSON.
+        """
+        every = self._read(name, where=where)
+        found = {item["id"]: str(item["name"]) for item in every.get("categories", [])}
+        return [found.get(number, f"class {number}") for number in range(max(found, default=-1) + 1)]
 
     def _read(self, name: str, *, where: str) -> Any:
         if name not in self._files:
@@ -81,7 +93,9 @@ def _checked(item: Any, *, where: str) -> Detection:
     return dict(item)
 
 
-def picture(sample: Mapping[str, Any], *, number: int, root: Path, boxes: Boxes, names: Sequence[str]) -> Picture:
+def picture(
+    sample: Mapping[str, Any], *, number: int, root: Path, boxes: Boxes, names: Sequence[str]
+) -> Picture:
     """Draw one entry of `samples`.
 
     Raises:
@@ -104,7 +118,9 @@ def picture(sample: Mapping[str, Any], *, number: int, root: Path, boxes: Boxes,
         layers += [_box(item, names=names, truth=True, width=width) for item in truth]
         layers += [_box(item, names=names, truth=False, width=width) for item in detections]
         label = f"{title}: {len(detections)} boxes"
-        panels.append((title, tag("svg", *layers, viewBox=f"0 0 {width} {height}", role="img", aria_label=label)))
+        panels.append(
+            (title, tag("svg", *layers, viewBox=f"0 0 {width} {height}", role="img", aria_label=label))
+        )
     return Picture(
         name=Path(sample["image"]).name, panels=tuple(panels), classes=frozenset(seen), has_truth=bool(truth)
     )

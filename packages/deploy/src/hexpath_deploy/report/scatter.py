@@ -43,7 +43,12 @@ class _Frame:
 
 
 def scatter(
-    points: Sequence[Point], *, reference: float | None, metric: str, width: float = 1000.0, height: float = 430.0
+    points: Sequence[Point],
+    *,
+    reference: float | None,
+    metric: str,
+    width: float = 1000.0,
+    height: float = 430.0,
 ) -> Markup:
     """Draw the plot. reference: accuracy of FP32 (a fraction), a dashed line; metric: its label."""
     frame = _frame(points, reference=reference, width=width, height=height)
@@ -52,10 +57,12 @@ def scatter(
         *_reference(frame, value=reference),
         _front(frame, points=points),
         *(_mark(frame, point=point) for point in points),
-        *_labels(frame, points=points),
+        *_labels(frame, points=points, reference=reference),
     ]
     title = f"{metric} against latency of {len(points)} plans"
-    return tag("svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=title, class_="plot")
+    return tag(
+        "svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=title, class_="plot"
+    )
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -72,7 +79,9 @@ def _frame(points: Sequence[Point], *, reference: float | None, width: float, he
     standing = [point.accuracy for point in points if point.accuracy >= best / 2]
     # A plan that collapsed would press all others together at the top: it goes to a strip of its own.
     fallen = frozenset(p.name for p in points if p.accuracy < best / 2) if len(standing) > 1 else frozenset()
-    shown = (standing if fallen else [point.accuracy for point in points]) + ([reference] if reference else [])
+    shown = (standing if fallen else [point.accuracy for point in points]) + (
+        [reference] if reference else []
+    )
     pad = max((max(shown) - min(shown)) * 0.12, 0.004)
     left, right, top, bottom = 46.0, width - 14, 24.0, height - 44 - (STRIP_PX if fallen else 0)
     slowest = max(point.high_ms for point in points) or 1.0
@@ -100,7 +109,9 @@ def _grid(frame: _Frame, *, metric: str) -> list[Markup]:
     parts.append(tag("text", f"{metric}, %", x=4.0, y=13.0, class_="axis-title"))
     parts.append(tag("text", "latency, ms", x=x.end, y=frame.height - 6, class_="axis-title end"))
     if frame.fallen:
-        parts.append(tag("rect", x=x.start, y=y.start, width=x.end - x.start, height=STRIP_PX, class_="strip"))
+        parts.append(
+            tag("rect", x=x.start, y=y.start, width=x.end - x.start, height=STRIP_PX, class_="strip")
+        )
         parts.append(tag("text", "below", x=x.start - 8, y=y.start + STRIP_PX * 0.6 + 4, class_="tick end"))
     return parts
 
@@ -137,8 +148,11 @@ def _mark(frame: _Frame, *, point: Point) -> Markup:
     return tag("g", tag("title", tip), whisker, dot, class_="point marked" if point.marked else "point")
 
 
-def _obstacles(frame: _Frame, *, points: Sequence[Point]) -> list[Box]:
+def _obstacles(frame: _Frame, *, points: Sequence[Point], reference: float | None) -> list[Box]:
     boxes = []
+    if reference is not None:
+        at, right = frame.y(reference), frame.x.end
+        boxes.append(Box(left=right - 64, top=at - 5 - LINE_PX, right=right, bottom=at))
     for point in points:
         x, y = frame.at(point)
         boxes.append(Box(left=x - 7, top=y - 7, right=x + 7, bottom=y + 7))
@@ -147,15 +161,19 @@ def _obstacles(frame: _Frame, *, points: Sequence[Point]) -> list[Box]:
     return boxes
 
 
-def _labels(frame: _Frame, *, points: Sequence[Point]) -> list[Markup]:
+def _labels(frame: _Frame, *, points: Sequence[Point], reference: float | None) -> list[Markup]:
     texts = [
-        f"{shorten(point.name)} ({percent(point.accuracy)})" if point.name in frame.fallen else shorten(point.name)
+        f"{shorten(point.name)} ({percent(point.accuracy)})"
+        if point.name in frame.fallen
+        else shorten(point.name)
         for point in points
     ]
     floor = frame.y.start + (STRIP_PX if frame.fallen else 0.0)
     area = Box(left=frame.x.start + 2, top=4.0, right=frame.width - 2, bottom=floor)
     anchors = [frame.at(point) for point in points]
-    boxes = place(texts, anchors=anchors, obstacles=_obstacles(frame, points=points), area=area)
+    boxes = place(
+        texts, anchors=anchors, obstacles=_obstacles(frame, points=points, reference=reference), area=area
+    )
     parts = []
     for text, box, (x, y), point in zip(texts, boxes, anchors, points, strict=True):
         if box is not None:
@@ -171,7 +189,9 @@ def _label(text: str, *, box: Box, x: float, y: float, marked: bool) -> list[Mar
         edge = box.bottom if box.bottom < y else box.top if box.top > y else middle
         parts.append(tag("line", x1=x, y1=y, x2=near_x, y2=edge, class_="leader"))
     label = "label marked" if marked else "label"
-    parts.append(tag("text", text, x=(box.left + box.right) / 2, y=box.top + LINE_PX - 3.5, class_=f"{label} middle"))
+    parts.append(
+        tag("text", text, x=(box.left + box.right) / 2, y=box.top + LINE_PX - 3.5, class_=f"{label} middle")
+    )
     return parts
 
 

@@ -115,7 +115,9 @@ def class_table(found: Sequence[Comparison]) -> ClassTable | None:
     """Accuracy by class of every plan that has it, by the strictest metric that all of them share."""
     shown = [item for item in found if item.plan.main and item.plan.main.get("per_class")]
     present = Counter(name for item in shown for name in _class_metrics(item))
-    metric = next((name for name in ("map", "mask_map", "iou", "miou", "map50", *present) if present[name]), None)
+    metric = next(
+        (name for name in ("map", "mask_map", "iou", "miou", "map50", *present) if present[name]), None
+    )
     if metric is None:
         return None
     names = dict.fromkeys(name for item in shown for name in (item.plan.main or {})["per_class"])
@@ -165,7 +167,9 @@ def ops_bars(found: Sequence[Comparison]) -> Bars | None:
     common = [name for name, _ in totals.most_common(MOST_OP_TYPES)]
     colours = {name: f"s{index}" for index, name in enumerate(common)} | {OTHER: "rest"}
     bars = [_ops_bar(plan, colours=colours, widest=widest) for plan in shown]
-    legend = [(name, colours[name]) for name in (*common, OTHER) if name != OTHER or len(totals) > len(common)]
+    legend = [
+        (name, colours[name]) for name in (*common, OTHER) if name != OTHER or len(totals) > len(common)
+    ]
     return Bars(legend=tuple(legend), bars=tuple(bars))
 
 
