@@ -10,6 +10,13 @@ from hexpath_deploy.io import Floats
 from hexpath_deploy.model import Model
 
 
+def ort_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions of ONNX Runtime, which share no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+
+
 class OrtNetwork:
     """A model on ONNX Runtime with every graph optimization off: they change the numerics of QDQ graphs."""
 
@@ -28,7 +35,7 @@ class OrtNetwork:
         self.input = model.input
         try:
             self.session = ort.InferenceSession(str(model.path), settings, providers=["CPUExecutionProvider"])
-        except RuntimeError as error:  # the base of onnxruntime's exceptions
+        except ort_errors() as error:
             raise UnreadableModelError(
                 f"ONNX Runtime {ort.__version__} refuses {model.path} ({str(error)[-300:]}): export it again, with "
                 "an IR version and opset that this ONNX Runtime knows"

@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime as ort
 
 from hexpath_deploy.hexagon.toolchain import library
+from hexpath_deploy.ort import ort_errors
 
 PROVIDER = "QNNExecutionProvider"
 PR_SET_PDEATHSIG = 1
@@ -97,7 +98,7 @@ def main() -> int:
     result: dict[str, str] = {}
     try:
         JOBS[request["job"]](request)
-    except (RuntimeError, OSError, ValueError) as error:  # onnxruntime's exceptions are RuntimeErrors
+    except (*ort_errors(), RuntimeError, OSError, ValueError) as error:
         result["error"] = str(error)
     Path("result.json").write_text(json.dumps(result), encoding="utf-8")
     sys.stdout.flush()
