@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hexpath_data.check import Checked, Report, check
+from hexpath_data.checks import Checked, Report, check
 from hexpath_data.coco import CocoImage, CocoInstance, CocoSet, read_coco, to_coco
 from hexpath_data.dataset import Dataset, Split
 from hexpath_data.errors import DataYamlError

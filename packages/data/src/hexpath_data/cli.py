@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hexpath_data.errors import DataError
 
 if TYPE_CHECKING:
-    from hexpath_data.check import Problem, Report
+    from hexpath_data.checks import Problem, Report
 
 INTERRUPTED = 130
 
@@ -66,7 +66,7 @@ def _add_card(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_generate(arguments: argparse.Namespace) -> int:
-    from hexpath_data.generate import Parameters, generate, is_complete
+    from hexpath_data.generator import Parameters, generate, is_complete
 
     parameters = Parameters(
         train=arguments.train, val=arguments.val, size=arguments.size, seed=arguments.seed
@@ -87,7 +87,7 @@ def _run_generate(arguments: argparse.Namespace) -> int:
 
 
 def _run_check(arguments: argparse.Namespace) -> int:
-    from hexpath_data.check import check
+    from hexpath_data.checks import check
 
     report = check(arguments.data)
     _tell(report, limit=arguments.limit)
@@ -100,7 +100,7 @@ def _run_check(arguments: argparse.Namespace) -> int:
 
 def _run_card(arguments: argparse.Namespace) -> int:
     from hexpath_data.card import MARKER, card_of, save_card
-    from hexpath_data.check import check
+    from hexpath_data.checks import check
     from hexpath_data.files import refuse_foreign
 
     refuse_foreign(arguments.out, marker=MARKER)

@@ -19,7 +19,9 @@ from hexpath_data.errors import (
     SplitMissingError,
 )
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
+)
 REQUIRED_SPLITS = ("train", "val")
 SPLITS = (*REQUIRED_SPLITS, "test")
 
@@ -187,7 +189,7 @@ def _ordered(names: Mapping[Any, Any], *, yaml_path: Path) -> list[Any]:
 def _present(content: Mapping[str, Any], yaml_path: Path) -> list[str]:
     for name in REQUIRED_SPLITS:
         _require(content, name, yaml_path=yaml_path)
-    return [name for name in SPLITS if content.get(name)]
+    return [name for name in SPLITS if name in REQUIRED_SPLITS or content.get(name)]
 
 
 def _split(content: Mapping[str, Any], name: str, *, root: Path, yaml_path: Path) -> Split:
@@ -198,7 +200,7 @@ def _split(content: Mapping[str, Any], name: str, *, root: Path, yaml_path: Path
     sources = tuple(_source(entry, split=name, root=root, yaml_path=yaml_path) for entry in entries)
     images = sorted({image for source in sources for image in _images(source)})
     if not images:
-        listed = ", ".join(str(source) for source in sources)
+        listed = ", ".join(str(source) for source in sources) or "no folder"
         raise EmptySplitError(f"{yaml_path}: split {name} holds no images in {listed}; check the path")
     return Split(name=name, sources=sources, images=tuple(images))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hexpath_data.check import Checked
+from hexpath_data.checks import Checked
 
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 _SMALL_PX2, _MEDIUM_PX2 = 32**2, 96**2  # COCO's areas

@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hexpath_data.coco import CocoImage, CocoInstance, CocoSet, rle_encode, to_coco
-from hexpath_data.errors import OutputExistsError, ParameterError
+from hexpath_data.errors import OutputError, OutputExistsError, ParameterError
 from hexpath_data.files import atomic_folder, disk_errors, refuse_foreign
 from hexpath_data.progress import progress
 from hexpath_data.scenes import Frame, Instance, render
@@ -177,6 +178,11 @@ def _made(parameters: Parameters, *, workers: int) -> Iterator[Iterable[_Made]]:
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)
     try:
         yield pool.map(_make, items, chunksize=4)
+    except BrokenProcessPool as error:
+        raise OutputError(
+            "a worker process died: out of memory, or a script without `if __name__ == '__main__':`; "
+            "run again with workers=1"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

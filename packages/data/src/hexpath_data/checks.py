@@ -12,15 +12,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from hexpath_data.dataset import Dataset, Split, label_path, read_tolerantly
+from hexpath_data.dataset import Dataset, Split, label_path, list_images, read_tolerantly
 from hexpath_data.duplicates import Print, difference_hash, exact_pairs, near_pairs
 from hexpath_data.errors import DataError, ImageError, LabelFormatError, LeakError, OrphanLabelError
-from hexpath_data.fingerprint import fingerprint
+from hexpath_data.identity import fingerprint
 from hexpath_data.progress import progress
 from hexpath_data.yolo import VALUE_TOLERANCE, Box, parse_labels, read_label_text
 
 _THREADS = 4
-_AUXILIARY_LABELS = frozenset({"classes.txt"})  # labelling tools leave it beside the labels
+_ORIENTATION, _QUARTER_TURNS = 0x0112, range(5, 9)  # EXIF: the picture is stored lying on its side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +139,18 @@ def _decode(path: Path, *, split: str) -> tuple[tuple[int, int], Print]:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             difference = difference_hash(image)
-            size = image.size
+            size = _upright_size(image)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = str(error).split(" <")[0]  # without the address of our buffer
         raise ImageError(f"cannot be decoded ({reason}); copy or delete it") from error
     identity = Print(path=path, split=split, digest=hashlib.sha256(data).digest(), difference=difference)
     return size, identity
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    # Ultralytics and OpenCV turn pictures as their EXIF data says, and labels follow what people saw
+    turned = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+    return (image.height, image.width) if turned else image.size
 
 
 def _read_boxes(image: Path, *, classes: int) -> tuple[tuple[Box, ...], list[Problem]]:
@@ -174,15 +180,27 @@ def _overhang(box: Box, *, path: Path, line: int) -> Iterator[Problem]:
 
 
 def _orphans(dataset: Dataset) -> Iterator[Problem]:
-    expected = {label_path(image) for split in dataset.splits.values() for image in split.images}
-    folders = {label.parent for label in expected}
-    images = {image for split in dataset.splits.values() for image in split.images}
-    for folder in sorted(folders):
-        beside_images = any(image.parent == folder for image in images)
-        for label in sorted(folder.glob("*.txt")) if not beside_images else ():
-            if label not in expected and label.name not in _AUXILIARY_LABELS:
+    for images, labels in sorted(_folder_pairs(dataset)):
+        stems = {image.relative_to(images).with_suffix("") for image in list_images(images)}
+        for label in sorted(labels.rglob("*.txt")):
+            belongs = label.relative_to(labels).with_suffix("") in stems
+            if not belongs and (images != labels or _looks_like_labels(label)):
                 error = OrphanLabelError("belongs to no image; delete it or bring back its image")
                 yield _problem(error, path=label)
+
+
+def _folder_pairs(dataset: Dataset) -> set[tuple[Path, Path]]:
+    sources = [source for split in dataset.splits.values() for source in split.sources]
+    folders = {source for source in sources if source.is_dir()}
+    listed = (image for split in dataset.splits.values() for image in split.images)
+    folders |= {image.parent for image in listed if not folders.intersection(image.parents)}
+    return {(folder, label_path(folder / "any.jpg").parent) for folder in folders}
+
+
+def _looks_like_labels(path: Path) -> bool:
+    # beside the images lie texts of other kinds too: licences, lists of classes
+    columns = path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0].split()
+    return len(columns) >= 5 and all(column.replace(".", "", 1).isdigit() for column in columns)
 
 
 def _unused_classes(dataset: Dataset, *, images: dict[str, tuple[Checked, ...]]) -> Iterator[Problem]:
