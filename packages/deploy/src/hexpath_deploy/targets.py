@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -79,10 +79,10 @@ def estimated_by(wanted: Target) -> Target:
     )
 
 
-def table() -> str:
-    """Return all targets as a text table."""
+def table(chosen: Iterable[Target]) -> str:
+    """Return targets as a text table."""
     head = ("target", "device", "soc_model", "hexagon", "vtcm_mib", "tops", "fp16", "estimate", "aliases")
-    rows = [head, *(cells(entry) for entry in targets().values())]
+    rows = [head, *(cells(entry) for entry in chosen)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -1,4 +1,4 @@
-"""`hexpath-deploy targets`: list the devices."""
+"""`hexpath-deploy targets`: list the devices, or one of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 def add_parser(subparsers: Any) -> None:
     """Register the subcommand."""
     parser = subparsers.add_parser("targets", help="list the devices that can be compiled for")
+    parser.add_argument("name", nargs="?", metavar="TARGET", help="only this one; an error when it is unknown")
     parser.add_argument("--json", action="store_true", help="with the source of each figure, as JSON")
 
 
@@ -18,8 +19,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the table."""
     from hexpath_deploy import targets
 
+    chosen = [targets.target(args.name)] if args.name else list(targets.targets().values())
     if args.json:
-        print(json.dumps([asdict(entry) for entry in targets.targets().values()], indent=1))
+        print(json.dumps([asdict(entry) for entry in chosen], indent=1))
     else:
-        print(targets.table())
+        print(targets.table(chosen))
     return 0
