@@ -129,7 +129,7 @@ def test_load_errors(tmp_path: Path, content: bytes | None, message: str) -> Non
 
 
 def test_load_folder(tmp_path: Path) -> None:
-    with pytest.raises(ResultsError, match="cannot be read: Is a directory; name the results.json itself"):
+    with pytest.raises(ResultsError, match=r"cannot be read: Is a directory; name the results\.json itself"):
         load(tmp_path)
 
 

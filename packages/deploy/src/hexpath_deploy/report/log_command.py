@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Check the record, log it, say where it went."""
     from hexpath_deploy.report.results import load
-    from hexpath_deploy.report.tracking import log
+    from hexpath_deploy.report.tracking import close, log
 
     results = load(args.results)
     folder = args.results.resolve().parent
@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     logged = log(
         results, path=args.results, report=report if report.is_file() else None, folder=args.dir or folder
     )
+    close()
     print(f"wandb: {logged.mode}, project {logged.project}, {logged.place}")
     if logged.mode == "offline":
         print("wandb: nothing was sent; `wandb sync` with that folder sends it")

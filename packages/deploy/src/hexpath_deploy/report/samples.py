@@ -50,8 +50,8 @@ class Boxes:
         every = self._read(name, where=where)
         if not isinstance(every, list):
             raise ReportError(f"{where}: {name} is no list of detections")
-        found = [item for item in every if item.get("image_id") == image_id]
-        return [_checked(item, where=where) for item in found if item.get("score", 1.0) >= self._threshold]
+        found = _of_image(every, image_id=image_id, where=where)
+        return [item for item in found if item.get("score", 1.0) >= self._threshold]
 
     def truth(self, name: str, *, image_id: int, where: str) -> list[Detection]:
         """Annotations of one image of a COCO file.
@@ -62,9 +62,7 @@ class Boxes:
         every = self._read(name, where=where)
         if not isinstance(every, dict) or "annotations" not in every:
             raise ReportError(f"{where}: {name} is no COCO file with annotations")
-        return [
-            _checked(item, where=where) for item in every["annotations"] if item.get("image_id") == image_id
-        ]
+        return _of_image(every["annotations"], image_id=image_id, where=where)
 
     def names(self, name: str, *, where: str) -> list[str]:
         """Class names by category id, from the categories of a COCO file.
@@ -73,7 +71,8 @@ class Boxes:
             ReportError: the file is missing or no JSON.
         """
         every = self._read(name, where=where)
-        found = {item["id"]: str(item["name"]) for item in every.get("categories", [])}
+        categories = every.get("categories", []) if isinstance(every, dict) else []
+        found = {item["id"]: str(item["name"]) for item in categories}
         return [found.get(number, f"class {number}") for number in range(max(found, default=-1) + 1)]
 
     def _read(self, name: str, *, where: str) -> Any:
@@ -83,6 +82,12 @@ class Boxes:
             except (OSError, ValueError) as error:
                 raise ReportError(f"{where}: {self._root / name} cannot be read ({error})") from None
         return self._files[name]
+
+
+def _of_image(every: Sequence[Any], *, image_id: int, where: str) -> list[Detection]:
+    # What is no object at all is checked too, so that the message names it.
+    mine = [item for item in every if not isinstance(item, dict) or item.get("image_id") == image_id]
+    return [_checked(item, where=where) for item in mine]
 
 
 def _checked(item: Any, *, where: str) -> Detection:

@@ -76,6 +76,11 @@ def log(results: Mapping[str, Any], *, path: Path, report: Path | None, folder: 
     return Logged(mode="offline" if offline else "online", project=project(), place=place)
 
 
+def close() -> None:
+    """End W&B's background service; returns when its files are complete. For commands, not for libraries."""
+    _wandb().teardown()
+
+
 def _wandb() -> Any:
     try:
         import wandb
