@@ -35,7 +35,7 @@ def test_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert code is not None
     monkeypatch.chdir(tmp_path)
-    exec(compile(code.group(1), "README.md", "exec"), {})  # noqa: S102 - our own README
+    exec(compile(code.group(1), "README.md", "exec"), {})
     assert (tmp_path / "card" / "coco" / "val.json").is_file()
 
 

@@ -83,7 +83,7 @@ def _lay_nothing(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
 
 
 def _lay_road(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
-    angle, width_m = rng.uniform(0, np.pi), rng.uniform(5.5, 7.5)
+    angle, width_m = rng.uniform(0, np.pi), rng.uniform(4.5, 6.0)
     centre = _centre(canvas, 0.3, 0.7, rng=rng)
     material = materials.DIRT if rng.random() < 0.2 else materials.ASPHALT
     if material is materials.ASPHALT and rng.random() < 0.6:
@@ -95,7 +95,7 @@ def _lay_road(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
 
 
 def _lay_crossing(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
-    angle, width_m = rng.uniform(0, np.pi), rng.uniform(5, 6.5)
+    angle, width_m = rng.uniform(0, np.pi), rng.uniform(4.2, 5.5)
     centre = _centre(canvas, 0.35, 0.65, rng=rng)
     for turn in (0.0, np.pi / 2):
         _strip(canvas, centre, angle + turn, width_m + 2.5, material=materials.CONCRETE, rng=rng)
@@ -108,12 +108,12 @@ def _lay_crossing(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
 
 def _lay_parking(canvas: Canvas, rng: np.random.Generator) -> list[Slot]:
     angle, centre = rng.uniform(0, np.pi), _centre(canvas, 0.4, 0.6, rng=rng)
-    length_m, pitch_m, depth_m = 60.0, rng.uniform(2.6, 3.0), 5.0
-    _strip(canvas, centre, angle, rng.uniform(16, 24), material=materials.ASPHALT, rng=rng)
+    length_m, pitch_m, depth_m = 60.0, rng.uniform(2.2, 2.5), 4.2
+    _strip(canvas, centre, angle, rng.uniform(14, 20), material=materials.ASPHALT, rng=rng)
     lines: list[tuple[Point, Point]] = []
     slots: list[Slot] = []
     for side in (-1, 1):
-        near, far = side * 3.0, side * (3.0 + depth_m)
+        near, far = side * 2.6, side * (2.6 + depth_m)
         for along in np.arange(-length_m / 2, length_m / 2, pitch_m):
             lines.append((_at(canvas, centre, angle, along, near), _at(canvas, centre, angle, along, far)))
             x, y = _at(canvas, centre, angle, along + pitch_m / 2, (near + far) / 2)
@@ -192,7 +192,7 @@ def _road_slots(
 ) -> list[Slot]:
     slots = []
     for side in (-1, 1):
-        for along in np.arange(-20, 20, 5.5) + rng.uniform(0, 5):
+        for along in np.arange(-20, 20, 4.8) + rng.uniform(0, 5):
             x, y = _at(canvas, centre, angle, along + rng.normal(0, 0.8), side * width_m / 4)
             heading = angle + (np.pi if side < 0 else 0) + rng.normal(0, 0.06)
             slots.append(Slot(x=x, y=y, heading=float(heading)))

@@ -15,8 +15,8 @@ _TINT: dict[str, tuple[float, float, float]] = {
     "dusk": (1.06, 0.95, 0.84),
     "night": (0.85, 0.95, 1.12),
 }
-_GAIN = {"day": (0.9, 1.15), "dusk": (0.72, 0.95), "night": (0.40, 0.58)}
-_NOISE = {"day": (0.006, 0.015), "dusk": (0.010, 0.022), "night": (0.018, 0.032)}
+_GAIN = {"day": (0.9, 1.15), "dusk": (0.75, 0.95), "night": (0.46, 0.62)}
+_NOISE = {"day": (0.005, 0.012), "dusk": (0.008, 0.018), "night": (0.012, 0.026)}
 
 
 def expose(canvas: Canvas, *, rng: np.random.Generator) -> NDArray[np.uint8]:

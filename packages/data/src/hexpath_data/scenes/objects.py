@@ -19,7 +19,7 @@ _PAINTS: tuple[Colour, ...] = (
     (0.13, 0.24, 0.50), (0.20, 0.34, 0.26), (0.80, 0.66, 0.20), (0.58, 0.50, 0.40),
 )  # fmt: skip
 _CLOTHES: tuple[Colour, ...] = (
-    (0.12, 0.12, 0.15), (0.20, 0.26, 0.45), (0.75, 0.74, 0.72), (0.70, 0.15, 0.15), (0.85, 0.75, 0.20),
+    (0.18, 0.18, 0.22), (0.20, 0.30, 0.60), (0.85, 0.84, 0.82), (0.70, 0.15, 0.15), (0.85, 0.75, 0.20),
     (0.25, 0.40, 0.25), (0.45, 0.34, 0.24), (0.85, 0.45, 0.12), (0.45, 0.45, 0.47),
 )  # fmt: skip
 _HAIR: tuple[Colour, ...] = ((0.10, 0.08, 0.07), (0.25, 0.17, 0.10), (0.55, 0.42, 0.25), (0.75, 0.60, 0.48))
@@ -43,44 +43,47 @@ WARMTH = {
 
 
 def draw_person(board: Board, *, rng: np.random.Generator, warmth: Warmth) -> None:
-    """Draw a standing or walking person, 1.5 to 1.9 m tall, with shoulders across the heading."""
-    tall = rng.uniform(1.5, 1.9) / 1.75
+    """Draw a standing or walking person, 1.6 to 2 m tall, with shoulders across the heading.
+
+    Half as wide again as in life: at this resolution a lifelike one is six pixels wide.
+    """
+    tall = rng.uniform(1.6, 2.0) / 1.75
     top, trousers = _pick(_CLOTHES, rng), shaded(_pick(_CLOTHES, rng), 0.8)
-    stride, swing = rng.uniform(0, 0.35), rng.uniform(0, 0.22)
+    stride, swing = rng.uniform(0, 0.4), rng.uniform(0, 0.28)
     for side in (-1, 1):
-        foot = ellipse(side * stride / 2, side * 0.10, rx=0.13, ry=0.08, corners=8)
+        foot = ellipse(side * stride / 2, side * 0.15, rx=0.20, ry=0.12, corners=8)
         board.solid(foot, low=0.0, high=0.5 * tall, side=trousers, top=trousers, heat=warmth.cloth)
-    hips = ellipse(0, 0, rx=0.15, ry=0.19)
+    hips = ellipse(0, 0, rx=0.23, ry=0.29)
     board.solid(hips, low=0.5 * tall, high=0.9 * tall, side=trousers, top=trousers, heat=warmth.cloth)
-    chest = ellipse(0, 0, rx=0.16, ry=0.27)
+    chest = ellipse(0, 0, rx=0.25, ry=0.40)
     board.solid(chest, low=0.9 * tall, high=1.4 * tall, side=shaded(top, 0.8), top=top, heat=warmth.cloth)
-    _draw_arms(board, top=top, swing=swing, reach=0.0, z=1.2 * tall, warmth=warmth)
+    _draw_arms(board, top=top, swing=swing, z=1.2 * tall, warmth=warmth)
     _draw_head(board, x=0.03, z=1.6 * tall, colour=_pick(_HAIR, rng), warmth=warmth)
 
 
-def _draw_arms(board: Board, *, top: Colour, swing: float, reach: float, z: float, warmth: Warmth) -> None:
+def _draw_arms(board: Board, *, top: Colour, swing: float, z: float, warmth: Warmth) -> None:
     for side in (-1, 1):
-        shoulder, hand = (0.0, side * 0.26), (reach + side * swing, side * 0.33)
-        board.face(bar(shoulder, hand, width=0.12), z=z, colour=shaded(top, 0.9), heat=warmth.cloth)
+        shoulder, hand = (0.0, side * 0.38), (side * swing, side * 0.48)
+        board.face(bar(shoulder, hand, width=0.18), z=z, colour=shaded(top, 0.9), heat=warmth.cloth)
 
 
 def _draw_head(board: Board, *, x: float, z: float, colour: Colour, warmth: Warmth) -> None:
-    head = ellipse(x, 0, rx=0.13, ry=0.12, corners=10)
+    head = ellipse(x, 0, rx=0.19, ry=0.18, corners=10)
     board.solid(head, low=z - 0.12, high=z + 0.1, side=shaded(colour, 0.8), top=colour, heat=warmth.skin)
 
 
 def draw_motorcycle(board: Board, *, rng: np.random.Generator, warmth: Warmth) -> None:
-    """Draw a motorcycle or scooter, 1.8 to 2.3 m long; two of three carry a rider, part of the instance."""
-    half, paint = rng.uniform(0.9, 1.15), _pick(_PAINTS, rng)
+    """Draw a motorcycle or scooter, 2 to 2.5 m long; two of three carry a rider, part of the instance."""
+    half, paint = rng.uniform(1.0, 1.25), _pick(_PAINTS, rng)
     for x in (-half, half - 0.55):
-        wheel = rectangle(x, x + 0.55, half_width=0.08, corner=0.04)
+        wheel = rectangle(x, x + 0.55, half_width=0.10, corner=0.05)
         board.solid(wheel, low=0.0, high=0.55, side=_RUBBER, top=shaded(_RUBBER, 1.6), heat=warmth.metal)
-    engine = ellipse(0.0, 0, rx=0.45, ry=0.19)
+    engine = ellipse(0.0, 0, rx=0.5, ry=0.22)
     board.solid(
         engine, low=0.3, high=0.7, side=shaded(paint, 0.6), top=shaded(paint, 0.8), heat=warmth.engine
     )
     board.face(rectangle(-0.75, 0.1, half_width=0.15, corner=0.08), z=0.8, colour=_RUBBER, heat=warmth.metal)
-    board.face(ellipse(0.25, 0, rx=0.32, ry=0.17), z=0.9, colour=paint, heat=warmth.engine * 0.9)
+    board.face(ellipse(0.25, 0, rx=0.36, ry=0.20), z=0.9, colour=paint, heat=warmth.engine * 0.9)
     board.face(bar((0.5, -0.4), (0.5, 0.4), width=0.08), z=1.0, colour=(0.3, 0.3, 0.32), heat=warmth.metal)
     board.face(ellipse(half - 0.25, 0, rx=0.14, ry=0.12), z=0.8, colour=(0.8, 0.8, 0.75), heat=warmth.metal)
     if rng.random() < 0.67:
@@ -92,7 +95,7 @@ def _draw_rider(board: Board, *, rng: np.random.Generator, warmth: Warmth) -> No
     for side in (-1, 1):
         thigh = bar((-0.35, side * 0.12), (0.1, side * 0.24), width=0.18)
         board.face(thigh, z=0.9, colour=shaded(top, 0.5), heat=warmth.cloth)
-    chest = ellipse(-0.25, 0, rx=0.18, ry=0.25)
+    chest = ellipse(-0.25, 0, rx=0.20, ry=0.29)
     board.solid(chest, low=0.9, high=1.3, side=shaded(top, 0.8), top=top, heat=warmth.cloth)
     for side in (-1, 1):
         arm = bar((-0.2, side * 0.24), (0.48, side * 0.34), width=0.12)
@@ -101,9 +104,9 @@ def _draw_rider(board: Board, *, rng: np.random.Generator, warmth: Warmth) -> No
 
 
 def draw_vehicle(board: Board, *, rng: np.random.Generator, warmth: Warmth) -> None:
-    """Draw a car, van, pickup or small truck, 3.3 to 5.2 m long."""
+    """Draw a car, van, pickup or small truck, 2.7 to 4.2 m long."""
     body = _BODIES[int(rng.choice(len(_BODIES), p=_BODY_SHARES))]
-    half, wide, paint = float(rng.uniform(*body.half_length)), rng.uniform(0.82, 0.96), _pick(_PAINTS, rng)
+    half, wide, paint = float(rng.uniform(*body.half_length)), rng.uniform(0.72, 0.84), _pick(_PAINTS, rng)
     bonnet = warmth.engine if rng.random() < 0.5 else warmth.metal
     outline = rectangle(-half, half, half_width=wide, corner=0.22)
     wheels = rectangle(-half + 0.2, half - 0.2, half_width=wide, corner=0.1)
@@ -163,10 +166,10 @@ class _Body:
 
 
 _BODIES = (
-    _Body(half_length=(1.65, 2.25), draw_cabin=_draw_car),
-    _Body(half_length=(2.0, 2.45), draw_cabin=_draw_van),
-    _Body(half_length=(2.2, 2.5), draw_cabin=_draw_pickup),
-    _Body(half_length=(2.3, 2.6), draw_cabin=_draw_truck),
+    _Body(half_length=(1.35, 1.8), draw_cabin=_draw_car),
+    _Body(half_length=(1.6, 1.95), draw_cabin=_draw_van),
+    _Body(half_length=(1.75, 2.0), draw_cabin=_draw_pickup),
+    _Body(half_length=(1.8, 2.1), draw_cabin=_draw_truck),
 )
 _BODY_SHARES = (0.62, 0.15, 0.12, 0.11)
 
@@ -187,7 +190,7 @@ class Kind:
 
 
 KINDS = (
-    Kind(class_id=PERSON, reach_m=1.6, height_m=1.7, draw=draw_person),
+    Kind(class_id=PERSON, reach_m=2.2, height_m=1.7, draw=draw_person),
     Kind(class_id=VEHICLE, reach_m=3.9, height_m=1.4, draw=draw_vehicle),
-    Kind(class_id=MOTORCYCLE, reach_m=2.3, height_m=1.1, draw=draw_motorcycle),
+    Kind(class_id=MOTORCYCLE, reach_m=2.7, height_m=1.1, draw=draw_motorcycle),
 )

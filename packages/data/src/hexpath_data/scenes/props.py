@@ -17,7 +17,7 @@ _PAINTS: tuple[Colour, ...] = (
 
 
 def _draw_rock(board: Board, rng: np.random.Generator, heat: float) -> None:
-    radius, grey = rng.uniform(0.25, 0.9), rng.uniform(0.38, 0.62)
+    radius, grey = rng.uniform(0.25, 0.7), rng.uniform(0.38, 0.62)
     colour = (grey, grey * 0.96, grey * 0.9)
     for step in range(4):
         outline = blob(rng, radius=radius * (1 - 0.2 * step), rough=0.12)
@@ -32,7 +32,7 @@ def _draw_bin(board: Board, rng: np.random.Generator, heat: float) -> None:
 
 
 def _draw_bush(board: Board, rng: np.random.Generator, heat: float) -> None:
-    radius, green = rng.uniform(0.4, 1.3), rng.uniform(0.28, 0.42)
+    radius, green = rng.uniform(0.4, 1.0), rng.uniform(0.28, 0.42)
     for step in range(14):
         x, y = rng.normal(0, radius * 0.45, 2)
         leaf = ellipse(float(x), float(y), rx=radius * 0.45, ry=radius * 0.4, corners=9)
@@ -65,7 +65,7 @@ def _draw_bench(board: Board, rng: np.random.Generator, heat: float) -> None:
 
 
 def _draw_shed(board: Board, rng: np.random.Generator, heat: float) -> None:
-    half, wide, paint = rng.uniform(1.2, 2.1), rng.uniform(0.8, 1.1), _paint(rng)
+    half, wide, paint = rng.uniform(1.0, 1.7), rng.uniform(0.7, 0.9), _paint(rng)
     outline = rectangle(-half, half, half_width=wide)
     board.solid(outline, low=0, high=1.8, side=shaded(paint, 0.6), top=paint, heat=heat)
     for x in np.linspace(-half, half, 7):

@@ -18,8 +18,8 @@ from hexpath_data.scenes.sprite import Board, Sprite
 from hexpath_data.scenes.trees import grow_trees, paint_crowns
 from hexpath_data.scenes.view import View, draw_view
 
-CLASS_SHARES = (0.40, 0.33, 0.27)
-_MIN_VISIBLE = 0.5
+CLASS_SHARES = (0.38, 0.30, 0.32)
+_MIN_VISIBLE = 0.6
 _TRIES = 12
 
 
@@ -58,7 +58,7 @@ def render(*, size: int, seed: tuple[int, ...]) -> Frame:
     canvas = new_canvas(draw_view(rng, size=size))
     slots = lay_ground(canvas, rng=rng)
     _raise_buildings(canvas, rng=rng)
-    grow_trees(canvas, rng=rng, count=int(rng.integers(0, 6)))
+    grow_trees(canvas, rng=rng, count=int(rng.integers(0, 5)))
     canvas.rgb *= canvas.shade[..., None]
     add_sky(canvas, rng=rng)
     _place_props(canvas, rng=rng)
@@ -87,7 +87,7 @@ def _raise_buildings(canvas: Canvas, *, rng: np.random.Generator) -> None:
 
 def _place_props(canvas: Canvas, *, rng: np.random.Generator) -> None:
     shares = [prop.share for prop in PROPS]
-    for _ in range(int(rng.integers(3, 11))):
+    for _ in range(int(rng.integers(2, 9))):
         prop = PROPS[int(rng.choice(len(PROPS), p=shares))]
         x, y = rng.uniform(0, canvas.size, 2)
         heat = float({"day": 0.6, "dusk": 0.42, "night": 0.3}[canvas.view.time_of_day] + rng.normal(0, 0.04))

@@ -18,7 +18,7 @@ def grow_trees(canvas: Canvas, *, rng: np.random.Generator, count: int) -> None:
     ragged = fractal_noise(rng, size=canvas.size, cells=16, octaves=3)
     for _ in range(count):
         x, y = rng.uniform(0, canvas.size, 2)
-        radius_px, height_m = rng.uniform(1.0, 2.6) * canvas.view.scale(y), rng.uniform(2.5, 5.5)
+        radius_px, height_m = rng.uniform(0.8, 1.9) * canvas.view.scale(y), rng.uniform(1.8, 4.0)
         np.maximum(cover, _crown(ragged, x=x, y=y, radius_px=radius_px), out=cover)
         reach = height_m * canvas.view.px_per_m
         shift_x = (canvas.view.sun[0] - canvas.view.lean(x, y)[0]) * reach

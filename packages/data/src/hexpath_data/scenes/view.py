@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-GROUND_WIDTH_PER_ALTITUDE = 0.66  # a 36 degree field of view: at 40 m the image is 26 m wide
+GROUND_WIDTH_PER_ALTITUDE = 0.48  # a 27 degree field of view: at 40 m the image is 19 m wide
 HORIZON_SHARE = 0.08
 TIMES_OF_DAY = ("day", "dusk", "night")
 TIME_SHARES = (0.55, 0.25, 0.20)
@@ -39,7 +39,7 @@ class View:
         if not self.horizon:
             return self.px_per_m
         depth = (y - self.horizon) / (self.size - self.horizon)
-        return self.px_per_m * (0.55 + 0.45 * max(0.0, depth))
+        return self.px_per_m * (0.65 + 0.35 * max(0.0, depth))
 
     def lean(self, x: float, y: float) -> tuple[float, float]:
         """Return the image shift in metres (x, y) of a point one metre above ground at pixel (x, y)."""
@@ -53,7 +53,7 @@ def draw_view(rng: np.random.Generator, *, size: int) -> View:
     time_of_day = str(rng.choice(TIMES_OF_DAY, p=TIME_SHARES))
     has_horizon = bool(rng.random() < HORIZON_SHARE)
     altitude_m = round(float(rng.uniform(30, 36 if has_horizon else 50)), 1)
-    side, up = rng.uniform(-0.15, 0.15), rng.uniform(0.2, 0.5)
+    side, up = rng.uniform(-0.15, 0.15), rng.uniform(0.35, 0.6)
     azimuth = rng.uniform(0, 2 * np.pi)
     reach = rng.uniform(0.9, 1.6) if time_of_day == "dusk" else rng.uniform(0.3, 1.0)
     return View(
