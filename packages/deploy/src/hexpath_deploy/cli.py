@@ -20,6 +20,7 @@ COMMANDS = {
     "profile": "hexpath_deploy.commands.profile",
     "record": "hexpath_deploy.commands.record",
     "report": "hexpath_deploy.report.command",
+    "summary": "hexpath_deploy.report.summary_command",
     "log": "hexpath_deploy.report.log_command",
 }
 

@@ -16,6 +16,7 @@ from typing import Any
 from hexpath_deploy.errors import RecordError, StaleArtifactError, nearest
 from hexpath_deploy.evaluate import score_on
 from hexpath_deploy.files import read_json, write_json
+from hexpath_deploy.report import validate
 
 TOP = (
     "experiment",
@@ -86,6 +87,7 @@ def record(spec_path: Path, *, out: Path) -> dict[str, Any]:
     }
     result |= lists_of(spec, places)
     check_unique(rows)
+    validate(result)
     write_json(out, result)
     return result
 

@@ -1,0 +1,266 @@
+# The rules that experiments share. A Snakefile includes this file and asks for what it wants:
+#
+#   dataset/                data.yaml with absolute paths, card.json, coco/<split>.json
+#   train/                  model.safetensors, history.csv, metrics.json
+#   export/<head>/          float ONNX with recorded input and output
+#   quant/<plan id>/        QDQ ONNX, AIMET encodings, recorded input and output
+#   compile/<plan id>/      context binary, DLC, census of the NPU's operators
+#   agree/, eval/, profile/ what the compiled artifact computes, scores and costs
+#   results.json, report.html
+#
+# Every stage is one command of one package, run through stage.py, which keeps its log. A stage reruns when
+# its inputs, its options or the source of its package change.
+
+import hashlib
+import json
+import shlex
+import sys
+from pathlib import Path
+
+HERE = Path(workflow.basedir).parent if Path(workflow.basedir).name.startswith("exp_") else Path(workflow.basedir)
+REPO = HERE.parent
+PLANS = config["plans"]
+
+
+def stage(name):
+    """The start of a stage's shell command."""
+    return f"{shlex.quote(sys.executable)} {shlex.quote(str(HERE / 'stage.py'))} {name} --threads {{threads}} -- "
+
+
+def source(package):
+    """Fingerprint of a package's source: a changed package reruns its stages."""
+    files = sorted((REPO / "packages" / package / "src").rglob("*.*"))
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(str(file.relative_to(REPO)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def state(data_yaml):
+    """Names, sizes and dates of a user's dataset: a changed image or label reruns the checks."""
+    folder = Path(data_yaml).parent
+    rows = (f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in sorted(folder.rglob("*")) if p.is_file())
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+
+def flags(options):
+    """A group of config.yaml as command-line options: {epochs: 3, pretrained: true} -> --epochs 3 --pretrained."""
+    words = []
+    for key, value in options.items():
+        name = f"--{key.replace('_', '-')}"
+        if value is True:
+            words += [name]
+        elif value is not False and value is not None:
+            words += [name, shlex.quote(str(value))]
+    return " ".join(words)
+
+
+def ids(*methods):
+    """A wildcard pattern for the plans whose method starts with one of `methods`."""
+    found = [i for i, p in PLANS.items() if p["method"].split(":")[0] in methods]
+    return "|".join(map(re.escape, found)) or "(?!)"
+
+
+def folder_of(wildcards):
+    """Where a plan's ONNX lies: quantized ones under quant/, float ones are the exports themselves."""
+    plan = PLANS[wildcards.id]
+    return f"quant/{wildcards.id}" if plan["method"] != "float" else f"export/{plan['head']}"
+
+
+def plan_flags(wildcards):
+    plan = PLANS[wildcards.id]
+    method = plan["method"].removeprefix("ptq:")
+    words = ["--plan", plan["plan"], "--option", f"head={plan['head']}"]
+    return " ".join(words + ([] if method == "qat" else ["--method", method]))
+
+
+def npu_flags(wildcards):
+    return "--fp16" if PLANS[wildcards.id]["plan"] == "fp16" else ""
+
+
+def emulated_images(wildcards):
+    """FP16 is slow on the emulator: its sample may be smaller."""
+    key = "images_fp16" if PLANS[wildcards.id]["plan"] == "fp16" else "images"
+    return config["emulator"][key]
+
+
+wildcard_constraints:
+    id="|".join(map(re.escape, PLANS)),
+
+
+if config["dataset"]:
+    DATA = config["dataset"]
+    DATA_STATE = state(DATA)
+else:
+    DATA = "data/data.yaml"
+    DATA_STATE = ""
+
+    rule generate:
+        output:
+            directory("data"),
+        params:
+            options=flags(config["data"]),
+            source=source("data"),
+        threads: workflow.cores
+        shell:
+            stage("generate") + "hexpath-data generate {output:q} {params.options}"
+
+
+rule card:
+    input:
+        "data" if DATA == "data/data.yaml" else [],
+    output:
+        directory("dataset"),
+    params:
+        data=DATA,
+        state=DATA_STATE,
+        source=source("data"),
+    threads: workflow.cores
+    shell:
+        stage("card") + "hexpath-data card {params.data:q} --out {output:q}"
+
+
+rule train:
+    input:
+        "dataset",
+    output:
+        directory("train"),
+    params:
+        model=config["model"],
+        options=flags(config["train"]),
+        source=source("models"),
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        stage("train")
+        + "hexpath-models train --model {params.model:q} --data dataset/data.yaml --out {output:q} --work work/train"
+        " {params.options}"
+
+
+rule export:
+    input:
+        "train",
+    output:
+        directory("export/{head}"),
+    params:
+        source=source("models"),
+    threads: workflow.cores
+    shell:
+        stage("export/{wildcards.head}")
+        + "hexpath-models export train/model.safetensors --data dataset/data.yaml --head {wildcards.head}"
+        " --out {output:q}"
+
+
+rule ptq:
+    input:
+        "train",
+    output:
+        directory("quant/{id}"),
+    wildcard_constraints:
+        id=ids("ptq"),
+    params:
+        task=config["task"],
+        plan=plan_flags,
+        options=flags(config["ptq"]),
+        source=source("quant") + source("models"),
+    threads: workflow.cores
+    shell:
+        stage("ptq/{wildcards.id}")
+        + "hexpath-quant ptq --task {params.task:q} --checkpoint train/model.safetensors --data dataset/data.yaml"
+        " --out {output:q} {params.plan} {params.options}"
+
+
+rule qat:
+    input:
+        "train",
+    output:
+        directory("quant/{id}"),
+    wildcard_constraints:
+        id=ids("qat"),
+    params:
+        task=config["task"],
+        plan=plan_flags,
+        options=flags(config["ptq"] | config["qat"]),
+        source=source("quant") + source("models"),
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        stage("qat/{wildcards.id}")
+        + "hexpath-quant qat --task {params.task:q} --checkpoint train/model.safetensors --data dataset/data.yaml"
+        " --out {output:q} --work work/qat/{wildcards.id} {params.plan} {params.options}"
+
+
+rule compile:
+    input:
+        folder_of,
+    output:
+        directory("compile/{id}"),
+    params:
+        target=config["target"],
+        npu=npu_flags,
+        source=source("deploy"),
+    shell:
+        stage("compile/{wildcards.id}")
+        + "hexpath-deploy compile {input:q}/model.onnx --target {params.target:q} --out {output:q} {params.npu}"
+
+
+rule agree:
+    input:
+        model=folder_of,
+        compiled="compile/{id}",
+    output:
+        "agree/{id}.json",
+    params:
+        options=flags(config["agree"]),
+        source=source("deploy"),
+    shell:
+        stage("agree/{wildcards.id}")
+        + "hexpath-deploy agree {input.model:q}/model.onnx --compiled {input.compiled:q}"
+        " --recorded {input.model:q}/recorded.npz --out {output:q} {params.options}"
+
+
+rule evaluate_ort:
+    input:
+        model=folder_of,
+    output:
+        "eval/{id}-ort.json",
+    params:
+        source=source("deploy"),
+    shell:
+        stage("ort/{wildcards.id}")
+        + "hexpath-deploy evaluate {input.model:q}/model.onnx --coco dataset/coco/val.json --out {output:q}"
+        " --backend ort"
+
+
+rule evaluate_emulator:
+    input:
+        model=folder_of,
+        compiled="compile/{id}",
+        agree="agree/{id}.json",
+    output:
+        "eval/{id}-emulator.json",
+    params:
+        images=emulated_images,
+        source=source("deploy"),
+    threads: workflow.cores
+    shell:
+        stage("emulator/{wildcards.id}")
+        + "hexpath-deploy evaluate {input.model:q}/model.onnx --coco dataset/coco/val.json --out {output:q}"
+        " --backend emulator --compiled {input.compiled:q} --images {params.images} --workers {threads}"
+
+
+rule profile:
+    input:
+        model=folder_of,
+    output:
+        "profile/{id}.json",
+    params:
+        target=config["target"],
+        npu=npu_flags,
+        source=source("deploy"),
+    shell:
+        stage("profile/{wildcards.id}")
+        + "hexpath-deploy profile {input.model:q}/model.onnx --target {params.target:q} --out {output:q} {params.npu}"

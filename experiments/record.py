@@ -1,0 +1,148 @@
+"""Write results.json of a run: every plan with the files of its stages, and the experiment's answer.
+
+    python experiments/record.py EXPERIMENT_FOLDER --out results.json      in a run folder
+
+Reads the run's config.json; what a stage did not write is left out. `hexpath-deploy record` does the
+assembling; the experiment's own answer.py puts the figures into sentences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parent.parent
+SAMPLES = 6
+TOOLS = ("torch", "ultralytics", "aimet-torch", "onnx", "onnxruntime", "onnxruntime-qnn", "snakemake")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    facts = spec(json.loads(Path("config.json").read_text()))
+    figures = Path("work/figures.json")
+    code = record(facts, out=figures)
+    if code == 0:
+        told = answer_of(args.experiment / "answer.py")(json.loads(figures.read_text()))
+        code = record(facts | told, out=args.out)
+    return code
+
+
+def record(facts: Mapping[str, Any], *, out: Path) -> int:
+    """Have hexpath-deploy assemble the record; return its exit status."""
+    out.parent.mkdir(exist_ok=True)
+    Path("spec.json").write_text(json.dumps(facts, indent=1) + "\n")
+    tool = Path(sys.executable).with_name("hexpath-deploy")
+    return subprocess.run([tool, "record", "spec.json", "--out", out], check=False).returncode
+
+
+def answer_of(path: Path) -> Any:
+    """The function `answer(results) -> {"answer": [sentences], ...}` of an experiment."""
+    found = importlib.util.spec_from_file_location("answer", path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module.answer
+
+
+def spec(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of a run, by the layout of pipeline.smk."""
+    plans = config["plans"]
+    card = json.loads(Path("dataset/card.json").read_text())
+    return {
+        "experiment": config["experiment"],
+        "name": config["name"],
+        "question": config["question"],
+        "commit": commit(),
+        "command": config["command"],
+        "config": {k: v for k, v in config.items() if k not in ("question", "command")},
+        "pins": {"docker/locks/hexpath.txt": sha256(REPO / "docker" / "locks" / "hexpath.txt")},
+        "tools": tools(),
+        "card": "dataset/card.json",
+        "dataset": {"images": card["images"], "names": card["names"]},
+        "rows": [row(name, plan, model=config["model"]) for name, plan in plans.items()],
+        "curves": curves(plans),
+        "samples": samples(plans),
+    }
+
+
+def row(name: str, plan: Mapping[str, str], *, model: str) -> dict[str, Any]:
+    """One plan, and the files of its stages."""
+    folder = f"quant/{name}" if plan["method"] != "float" else f"export/{plan['head']}"
+    method = plan["plan"] if plan["method"] == "float" else plan["method"]
+    files = {
+        "onnx": f"{folder}/model.onnx",
+        "compile": f"compile/{name}/compile.json",
+        "profile": f"profile/{name}.json",
+        "agree": f"agree/{name}.json",
+    }
+    found = {key: path for key, path in files.items() if Path(path).is_file()}
+    evaluated = [p for p in (f"eval/{name}-ort.json", f"eval/{name}-emulator.json") if Path(p).is_file()]
+    told = {"id": name, "model": model, "method": method, "plan": plan["plan"], "head": plan["head"], "why": plan["why"]}
+    return told | found | {"eval": evaluated}
+
+
+def curves(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Training in FP32, and each QAT."""
+    found = [{"name": "FP32 training", "path": "train/history.csv", "x": "epoch", "y": ["map50", "map"]}]
+    for name, plan in plans.items():
+        if plan["method"] == "qat":
+            found.append({"name": f"QAT {name}", "path": f"quant/{name}/history.csv", "x": "epoch", "y": ["map50", "map"]})
+    return [curve for curve in found if Path(str(curve["path"])).is_file()]
+
+
+def samples(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Images spread over the emulator's sample, with the boxes of FP32 and of the best 8-bit plan."""
+    shown = next((i for i in ("w8a8", *plans) if i in plans and Path(f"eval/{i}-emulator.json").is_file()), None)
+    if shown is None:
+        return []
+    ids = json.loads(Path(f"eval/{shown}-emulator.json").read_text())["image_ids"]
+    chosen = [ids[round(k * (len(ids) - 1) / max(1, SAMPLES - 1))] for k in range(min(SAMPLES, len(ids)))]
+    coco_path = Path("dataset/coco/val.json")
+    coco = json.loads(coco_path.read_text())
+    root = coco_path.parent / coco["info"]["root"]
+    files = {image["id"]: os.path.normpath(root / image["file_name"]) for image in coco["images"]}
+    boxes = [detections("fp32", "ort"), detections(shown, "emulator")]
+    return [{"image": files[i], "image_id": i, "truth": str(coco_path), "boxes": boxes} for i in chosen]
+
+
+def detections(name: str, backend: str) -> dict[str, str]:
+    evaluation = Path(f"eval/{name}-{backend}.json")
+    path = evaluation.parent / json.loads(evaluation.read_text())["detections"]
+    return {"id": name, "evaluated_on": backend, "path": str(path)}
+
+
+def tools() -> dict[str, str]:
+    found = {}
+    for name in (*TOOLS, "hexpath-data", "hexpath-models", "hexpath-quant", "hexpath-deploy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue  # onnxruntime-qnn exists for one platform only
+    return found
+
+
+def commit() -> str:
+    """The commit of the source tree, `-dirty` when it had changes, `unknown` outside a checkout."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=REPO, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,373 @@
+"""Run one numbered experiment: resolve its config, then let Snakemake make what is missing.
+
+    python experiments/run.py exp_03_qat [KEY=VALUE ...] [--name N] [--full] [--data F] [--target T]
+
+`nox -s exp_03_qat -- ...` calls this. A run lives in `runs/<experiment>/<name>/`; a new name starts from
+hard links of the `default` run, so that only what its parameters change is made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from display import Display
+
+REPO = Path(__file__).resolve().parent.parent
+EXPERIMENTS = REPO / "experiments"
+OFFLINE = {"YOLO_OFFLINE": "true", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_SILENT": "true"}
+
+
+class RunError(Exception):
+    """A request that cannot be run; the message says what to change."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class ParameterError(RunError):
+    """A parameter that the experiment does not have, or a value of the wrong type."""
+
+    exit_code = 4
+
+
+class BusyError(RunError):
+    """Another process is working in the same run folder."""
+
+    exit_code = 5
+
+
+class StageError(RunError):
+    """A stage failed; carries that command's own exit code."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.code = exit_code
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        config = resolve(args)
+        if args.print_config:
+            print(yaml.safe_dump(config, sort_keys=False), end="")
+            return 0
+        check_target(config["target"])
+        run = REPO / "runs" / args.experiment / args.name
+        with claimed(run):
+            seed_from(run.parent / args.base, run)
+            write_config(run, config)
+            execute(args, run)
+            report(run)
+    except StageError as error:
+        print(f"{args.experiment}: {error}", file=sys.stderr)
+        return error.code
+    except RunError as error:
+        print(f"{args.experiment}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{args.experiment}: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=experiments())
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="a parameter of config.yaml, e.g. qat.epochs=3")
+    parser.add_argument("--name", default="default", help="name of the run folder")
+    parser.add_argument("--base", default="default", help="run that a new name starts from")
+    parser.add_argument("--full", action="store_true", help="the study at its real size (full.yaml)")
+    parser.add_argument("--data", metavar="FILE", help="your data.yaml in Ultralytics format")
+    parser.add_argument("--target", help="a name of `hexpath-deploy targets`")
+    parser.add_argument("--plans", metavar="ID,ID", help="only these plans of config.yaml (fp32 is always there)")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--dry-run", action="store_true", help="say which stages would run, and why")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    args = parser.parse_intermixed_args(argv)
+    if not args.name or not all(c.isalnum() or c in "._-" for c in args.name) or args.name.startswith("."):
+        parser.error(f"--name {args.name!r}: letters, digits, '.', '_' and '-' only, not starting with '.'")
+    return args
+
+
+def experiments() -> list[str]:
+    return sorted(p.parent.name for p in EXPERIMENTS.glob("exp_*/Snakefile"))
+
+
+# --- config ---------------------------------------------------------------------------------------------
+
+
+def resolve(args: argparse.Namespace) -> dict[str, Any]:
+    """config.yaml, then full.yaml, then the command line; unknown keys and wrong types are errors."""
+    folder = EXPERIMENTS / args.experiment
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    if args.full:
+        merge(config, yaml.safe_load((folder / "full.yaml").read_text()), where="full.yaml")
+    for override in args.overrides:
+        key, sep, value = override.partition("=")
+        if not sep:
+            raise ParameterError(f"{override!r} is not KEY=VALUE, e.g. qat.epochs=3")
+        merge(config, nested(key.split("."), scalar(value)), where="the command line")
+    if args.data:
+        config["dataset"] = str(existing(args.data))
+    if args.target:
+        config["target"] = args.target
+    if args.plans:
+        config["plans"] = chosen(config["plans"], args.plans.split(","))
+    config |= {"experiment": args.experiment, "name": args.name, "command": command_line(args)}
+    return config
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The command that makes this run again."""
+    words = list(args.overrides)
+    words += [f"--{key}={getattr(args, key)}" for key in ("data", "target", "plans") if getattr(args, key)]
+    words += ["--full"] * args.full + [f"--name={args.name}"] * (args.name != "default")
+    return " ".join(["nox -s", args.experiment, *(["--", shlex.join(words)] if words else [])])
+
+
+def chosen(plans: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
+    """The plans of that name, in the order of config.yaml, with the float model that they are compared to."""
+    for name in wanted:
+        if name not in plans:
+            raise ParameterError(f"unknown plan {name!r} in --plans{nearest(name, plans)}")
+    return {i: plan for i, plan in plans.items() if i == "fp32" or i in wanted}
+
+
+def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {prefix}{near[0]}?" if near else f"; there are: {', '.join(known)}"
+
+
+def scalar(text: str) -> Any:
+    """A command-line value as YAML reads it, and 1e-4 as the number it is (YAML 1.1 wants 1.0e-4)."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def nested(keys: list[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else nested(keys[1:], value)}
+
+
+def merge(config: dict[str, Any], changes: Mapping[str, Any], *, where: str, path: str = "") -> None:
+    for key, value in changes.items():
+        name = f"{path}{key}"
+        if key not in config:
+            raise ParameterError(f"unknown parameter {name} in {where}{nearest(key, config, prefix=path)}")
+        old = config[key]
+        if isinstance(old, dict):
+            if not isinstance(value, dict):
+                raise ParameterError(f"{name} is a group; set one of: {', '.join(f'{name}.{k}' for k in old)}")
+            merge(old, value, where=where, path=f"{name}.")
+        elif not same_type(old, value):
+            raise ParameterError(f"{name}={value!r} in {where}: expected {type(old).__name__}, like {old!r}")
+        else:
+            config[key] = value
+
+
+def same_type(old: Any, new: Any) -> bool:
+    if old is None:
+        return new is None or isinstance(new, str)
+    if isinstance(old, float):
+        return isinstance(new, int | float) and not isinstance(new, bool)
+    return type(old) is type(new)
+
+
+def existing(path: str) -> Path:
+    resolved = Path(path).expanduser().resolve()
+    if not resolved.is_file():
+        raise RunError(f"--data {path}: no such file; give the data.yaml of a dataset in Ultralytics format")
+    return resolved
+
+
+def check_target(target: str) -> None:
+    """Ask hexpath-deploy, before any long work, whether it knows the target."""
+    done = subprocess.run([tool("hexpath-deploy"), "targets", target], capture_output=True, text=True)
+    if done.returncode:
+        raise StageError(done.stderr.strip().splitlines()[-1], exit_code=done.returncode)
+
+
+def tool(name: str) -> str:
+    """A console command of the environment that runs this file."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def write_config(run: Path, config: dict[str, Any]) -> None:
+    """The resolved config; left untouched when equal, so that nothing reruns for its date."""
+    path, text = run / "config.json", json.dumps(config, indent=1) + "\n"
+    if not path.exists() or path.read_text() != text:
+        partial = path.with_suffix(".partial")
+        partial.write_text(text)
+        partial.replace(path)
+
+
+# --- the run folder -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """Hold the run folder, and end what a killed run left working in it."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"{run} is in use by another run; wait for it, or use --name") from None
+        end_orphans(run)
+        yield
+
+
+def end_orphans(run: Path) -> None:
+    """Kill the process group of an earlier run whose parent is gone."""
+    group_file = run / ".group"
+    if not group_file.exists():
+        return
+    group = int(group_file.read_text() or 0)
+    if group and any(works_in(pid, run) for pid in members(group)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        wait_until_gone(group)
+    group_file.unlink()
+
+
+def members(group: int) -> list[int]:
+    pids = [int(p.name) for p in Path("/proc").glob("[0-9]*")] if Path("/proc").is_dir() else []
+    found = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(pid) == group:
+                found.append(pid)
+    return found
+
+
+def works_in(pid: int, run: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cwd").resolve() == run
+    return False
+
+
+def wait_until_gone(group: int, *, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while members(group) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def seed_from(base: Path, run: Path) -> None:
+    """A new run begins as hard links of the base run: finished stages count, nothing is copied.
+
+    Only the outputs and Snakemake's records are linked: work in progress and logs are the base's own.
+    Stages replace their outputs and never write into them, so that the links stay safe.
+    """
+    if run == base or (run / ".snakemake").exists() or not (base / ".snakemake").exists():
+        return
+    own = {".lock", ".group", "work", "logs", "wandb", "config.json", "results.json", "report.html"}
+    for entry in base.iterdir():
+        if entry.name in own or entry.name.endswith(".partial"):
+            continue
+        if entry.is_dir():
+            skip = shutil.ignore_patterns("*.partial", "log", "locks", "incomplete")
+            shutil.copytree(entry, run / entry.name, copy_function=os.link, ignore=skip, dirs_exist_ok=True)
+        else:
+            os.link(entry, run / entry.name)
+
+
+# --- Snakemake ------------------------------------------------------------------------------------------
+
+
+def command(args: argparse.Namespace, run: Path) -> list[str]:
+    """The Snakemake command line of a run."""
+    line = [sys.executable, "-m", "snakemake", "--snakefile", str(EXPERIMENTS / args.experiment / "Snakefile")]
+    line += ["--directory", str(run), "--configfile", str(run / "config.json"), "--cores", str(args.cores)]
+    line += ["--resources", "gpu=1", "--rerun-incomplete", "--nolock", "--nocolor"]
+    return line + (["--dry-run", "--quiet", "host"] if args.dry_run else [])
+
+
+def environment(args: argparse.Namespace, run: Path) -> dict[str, str]:
+    """The stages' environment: no library reaches out, W&B writes into the run folder."""
+    env = dict(os.environ) | OFFLINE
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+    env["YOLO_CONFIG_DIR"] = str(run / "work" / "ultralytics")
+    env.setdefault("WANDB_PROJECT", "hexpath")
+    env |= {"WANDB_DIR": str(run), "WANDB_RUN_GROUP": f"{args.experiment}/{args.name}"}
+    if not env.get("WANDB_API_KEY"):
+        env.setdefault("WANDB_MODE", "offline")
+    return env
+
+
+def execute(args: argparse.Namespace, run: Path) -> None:
+    """Run Snakemake in a process group of its own and show its progress."""
+    (run / "logs").mkdir(exist_ok=True)
+    if args.dry_run:
+        subprocess.run(command(args, run), env=environment(args, run), check=False)
+        raise SystemExit(0)
+    display = Display(title=f"{args.experiment}/{args.name}", log=run / "logs" / "snakemake.log")
+    process = subprocess.Popen(
+        command(args, run),
+        env=environment(args, run),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    (run / ".group").write_text(str(process.pid))
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            display.feed(line)
+        code = process.wait()
+    except KeyboardInterrupt:
+        stop(process)
+        raise
+    finally:
+        display.close()
+    (run / ".group").unlink(missing_ok=True)
+    if code:
+        raise failure(run, display)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Let every stage clean up after a Ctrl-C, then make sure."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        pass
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def failure(run: Path, display: Display) -> StageError:
+    if not display.failed:
+        return StageError(f"the pipeline failed; see {run}/logs/snakemake.log", exit_code=1)
+    first = display.failed[0]
+    return StageError(f"stage {first.stage} failed: {first.message} [log: {first.log}]", exit_code=first.code)
+
+
+def report(run: Path) -> None:
+    """The results table, and where the report lies."""
+    sys.stderr.flush()
+    subprocess.run([tool("hexpath-deploy"), "summary", str(run / "results.json")], check=True)
+    print(f"\nreport   {run / 'report.html'}\nresults  {run / 'results.json'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Every command of the house: `nox -l` lists them.
+
+One environment serves the experiments, the tests across packages and the benchmarks; each package's own
+tests run in an environment with that package's declared dependencies only. Versions come from the lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import nox
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = ("data", "models", "quant", "deploy")
+LOCKS = HERE / "docker" / "locks"
+UV = "uv==0.13.8"
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "tests"]
+
+
+def uv(session: nox.Session) -> str:
+    """The uv command: the one on PATH, or one installed beside the environments."""
+    found = shutil.which("uv")
+    if found:
+        return found
+    home = HERE / ".nox" / "uv"
+    if not (home / "bin" / "uv").exists():
+        session.run(sys.executable, "-m", "virtualenv", "--quiet", str(home), silent=True)
+        session.run(str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", UV)
+    return str(home / "bin" / "uv")
+
+
+def environment(session: nox.Session, name: str, *installs: list[str], watch: list[Path]) -> Path:
+    """An environment under .nox, remade when one of the watched files changes; returns its bin folder."""
+    home = HERE / ".nox" / name
+    state = hashlib.sha256(b"".join(p.read_bytes() for p in [Path(__file__), *watch])).hexdigest()
+    stamp = home / ".hexpath"
+    if not stamp.exists() or stamp.read_text() != state:
+        tool = uv(session)
+        session.run(tool, "venv", "--quiet", "--clear", "--python", sys.executable, str(home))
+        for install in installs:
+            session.run(tool, "pip", "install", "--quiet", "--python", str(home / "bin" / "python"), *install)
+        stamp.write_text(state)
+    return home / "bin"
+
+
+def pyproject(package: str) -> Path:
+    return HERE / "packages" / package / "pyproject.toml"
+
+
+def house(session: nox.Session) -> Path:
+    """The one environment with all four packages, exactly as locked, every file checked by its hash."""
+    lock = LOCKS / "hexpath.txt"
+    editable = [arg for p in PACKAGES for arg in ("--editable", str(HERE / "packages" / p))]
+    return environment(
+        session,
+        "hexpath",
+        ["--require-hashes", "--requirements", str(lock)],
+        ["--no-deps", *editable],
+        watch=[lock, *map(pyproject, PACKAGES)],
+    )
+
+
+def run_experiment(session: nox.Session, name: str) -> None:
+    bin_folder = house(session)
+    session.run(str(bin_folder / "python"), "experiments/run.py", name, *session.posargs)
+
+
+def experiment_sessions() -> None:
+    """One session a folder experiments/exp_*; its docstring is the first heading of its README."""
+    for folder in sorted((HERE / "experiments").glob("exp_*")):
+        def session_function(session: nox.Session, name: str = folder.name) -> None:
+            run_experiment(session, name)
+
+        title = (folder / "README.md").read_text().splitlines()[0].lstrip("# ")
+        session_function.__doc__ = title
+        nox.session(session_function, name=folder.name)
+
+
+experiment_sessions()
+
+
+@nox.session
+@nox.parametrize("suite", [nox.param(s, id=s) for s in (*PACKAGES, "house")])
+def tests(session: nox.Session, suite: str) -> None:
+    """Each package's tests with its own dependencies only, then the tests across packages."""
+    if suite == "house":
+        bin_folder, folder = house(session), HERE
+    else:
+        folder = HERE / "packages" / suite
+        lock = LOCKS / "hexpath.txt"
+        install = ["--constraint", str(lock), "--editable", f"{folder}[test]"]
+        bin_folder = environment(session, f"tests-{suite}", install, watch=[lock, pyproject(suite)])
+    session.chdir(folder)
+    session.run(str(bin_folder / "python"), "-m", "pytest", "tests", *session.posargs, env=test_env())
+
+
+def test_env() -> dict[str, str]:
+    """Tests never reach out, and find the shared study material where it lies beside the checkout."""
+    shared = os.environ.get("HEXPATH_SHARED", str(HERE.parent / "shared"))
+    return {"HEXPATH_SHARED": shared, "WANDB_MODE": "offline", "YOLO_OFFLINE": "true", "HF_HUB_OFFLINE": "1"}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff (lint, format), mypy, and the contract that no package imports another."""
+    lock = LOCKS / "lint.txt"
+    bin_folder = environment(session, "lint", ["--require-hashes", "--requirements", str(lock)], watch=[lock])
+    sources = [str(HERE / "packages" / p / "src") for p in PACKAGES]
+    session.run(str(bin_folder / "ruff"), "check", ".")
+    session.run(str(bin_folder / "ruff"), "format", "--check", ".")
+    session.run(str(bin_folder / "mypy"), *sources, "experiments", env={"MYPYPATH": os.pathsep.join(sources)})
+    session.run(str(bin_folder / "lint-imports"), env={"PYTHONPATH": os.pathsep.join(sources)})
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Remake the hash-pinned requirements in docker/locks from what the packages declare."""
+    projects = [str(pyproject(p).relative_to(HERE)) for p in PACKAGES]
+    compile_lock(session, "hexpath", ["docker/locks/hexpath.in", *projects], "--all-extras")
+    compile_lock(session, "lint", ["docker/locks/lint.in"])
+
+
+def compile_lock(session: nox.Session, name: str, inputs: list[str], *extra: str) -> None:
+    """uv writes the lock; a line with the hash of the declared requirements tells when it is out of date."""
+    options = ["--universal", "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--python-version", "3.11"]
+    header = ["--custom-compile-command", "nox -s lock", "--quiet"]
+    session.run(uv(session), "pip", "compile", *options, *header, *extra, *inputs, "--output-file", f"docker/locks/{name}.txt")
+    lock_file = LOCKS / f"{name}.txt"
+    lock_file.write_text(f"# inputs: {requirements_hash([HERE / i for i in inputs])}\n" + lock_file.read_text())
+
+
+def requirements_hash(inputs: list[Path]) -> str:
+    """Over what is declared, so that a new version number or comment changes nothing."""
+    declared: list[str] = []
+    for path in inputs:
+        if path.suffix == ".toml":
+            meta = tomllib.loads(path.read_text())["project"]
+            extras = sorted(meta.get("optional-dependencies", {}).items())
+            declared += meta["dependencies"] + [f"{k}:{v}" for k, v in extras]
+        else:
+            declared += [line.split("#")[0].strip() for line in path.read_text().splitlines()]
+    return hashlib.sha256("\n".join(filter(None, declared)).encode()).hexdigest()[:16]
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Speed against the peers, as ratios measured in one run (packages/*/bench/*.py)."""
+    bin_folder = house(session)
+    for script in sorted(HERE.glob("packages/*/bench/*.py")):
+        if not session.posargs or script.stem in session.posargs:
+            session.run(str(bin_folder / "python"), str(script))

@@ -1,0 +1,148 @@
+"""experiments/run.py: parameters, run folders, and what a person reads when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import run
+import yaml
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def config_of(*argv: str) -> dict:
+    return run.resolve(run.parse(["exp_03_qat", *argv]))
+
+
+@pytest.mark.parametrize(("name", "argv"), [("default", []), ("full", ["--full"])])
+def test_resolved_config_is_the_golden_one(name: str, argv: list[str]) -> None:
+    golden = REPO / "tests" / "golden" / f"exp_03_qat.{name}.yaml"
+    resolved = yaml.safe_dump(config_of(*argv), sort_keys=False)
+    assert resolved == golden.read_text(), f"if that is meant: run.py exp_03_qat {' '.join(argv)} --print-config > {golden}"
+
+
+def test_parameters_of_the_command_line() -> None:
+    config = config_of("qat.epochs=3", "qat.lr=1e-4", "train.pretrained=true", "--target", "sm8650")
+    assert config["qat"]["epochs"] == 3
+    assert config["qat"]["lr"] == 1e-4
+    assert config["train"]["pretrained"] is True
+    assert config["target"] == "sm8650"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["qat.epoch=3"], "unknown parameter qat.epoch in the command line; did you mean qat.epochs?"),
+        (["quat.epochs=3"], "unknown parameter quat in the command line; did you mean qat?"),
+        (["zzz=3"], "there are: question, model"),
+        (["qat.epochs=many"], "qat.epochs='many' in the command line: expected int, like 4"),
+        (["qat=3"], "qat is a group; set one of: qat.epochs"),
+        (["--plans", "w8a8,w8a9"], "unknown plan 'w8a9' in --plans; did you mean w8a8?"),
+    ],
+)
+def test_wrong_parameters_offer_the_right_ones(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["exp_03_qat", *argv, "--print-config"]) == run.ParameterError.exit_code
+    assert message in capsys.readouterr().err
+
+
+def test_plain_word_is_no_parameter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["exp_03_qat", "epochs", "--print-config"]) == run.ParameterError.exit_code
+    assert "'epochs' is not KEY=VALUE, e.g. qat.epochs=3" in capsys.readouterr().err
+
+
+def test_missing_data_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["exp_03_qat", "--data", "/nowhere/data.yaml"]) == run.RunError.exit_code
+    assert "--data /nowhere/data.yaml: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../up", "a b", ".hidden", ""])
+def test_run_name_stays_in_its_folder(name: str) -> None:
+    with pytest.raises(SystemExit):
+        run.parse(["exp_03_qat", "--name", name])
+
+
+def test_unknown_target_is_refused_before_any_work(capsys: pytest.CaptureFixture[str]) -> None:
+    code = run.main(["exp_03_qat", "--target", "qcs9057", "--name", "test-never-made"])
+    assert code >= 70
+    assert "qcs9075" in capsys.readouterr().err
+    assert not (REPO / "runs" / "exp_03_qat" / "test-never-made").exists()
+
+
+def test_plans_are_chosen_in_the_order_of_the_config() -> None:
+    assert list(config_of("--plans", "w4a8,w8a8")["plans"]) == ["fp32", "w8a8", "w4a8"]
+
+
+def test_a_run_folder_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
+    with run.claimed(tmp_path / "r"), pytest.raises(run.BusyError, match="is in use by another run"), run.claimed(tmp_path / "r"):
+        pass
+    with run.claimed(tmp_path / "r"):
+        pass
+
+
+def test_a_killed_run_leaves_no_one_working_in_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    folder.mkdir()
+    orphan = subprocess.Popen(["sleep", "600"], cwd=folder, start_new_session=True)
+    (folder / ".group").write_text(str(orphan.pid))
+    with run.claimed(folder):
+        assert orphan.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_a_reused_process_group_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    folder.mkdir()
+    stranger = subprocess.Popen(["sleep", "600"], cwd=tmp_path, start_new_session=True)
+    try:
+        (folder / ".group").write_text(str(stranger.pid))
+        with run.claimed(folder):
+            time.sleep(0.2)
+            assert stranger.poll() is None
+    finally:
+        stranger.kill()
+
+
+def test_a_new_name_starts_from_hard_links_of_the_base(tmp_path: Path) -> None:
+    base, new = tmp_path / "default", tmp_path / "try2"
+    (base / ".snakemake" / "metadata").mkdir(parents=True)
+    (base / "train").mkdir()
+    (base / "train" / "model.safetensors").write_bytes(b"weights")
+    (base / "work").mkdir()
+    (base / "work" / "last.pt").write_bytes(b"half")
+    (base / "config.json").write_text("{}")
+    new.mkdir()
+    run.seed_from(base, new)
+    assert os.path.samefile(base / "train" / "model.safetensors", new / "train" / "model.safetensors")
+    assert not (new / "work").exists()
+    assert not (new / "config.json").exists()
+
+
+def test_no_key_reaches_the_stages_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "secret-key-of-a-test")
+    args = run.parse(["exp_03_qat"])
+    run.write_config(tmp_path, run.resolve(args))
+    assert "secret-key" not in (tmp_path / "config.json").read_text()
+
+
+def test_without_a_key_wandb_is_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    env = run.environment(run.parse(["exp_03_qat"]), tmp_path)
+    assert env["WANDB_MODE"] == "offline"
+    assert env["YOLO_OFFLINE"] == "true"
+    assert env["HF_HUB_OFFLINE"] == "1"
+
+
+def test_stage_keeps_its_log_and_its_exit_status(tmp_path: Path) -> None:
+    script = "import sys; print('epoch 1/2'); print('tool: error: bad thing', file=sys.stderr); sys.exit(42)"
+    line = [sys.executable, str(REPO / "experiments" / "stage.py"), "qat/x", "--", sys.executable, "-c", script]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 42
+    assert "epoch 1/2" in (tmp_path / "logs" / "qat-x.log").read_text()
+    assert '"event": "failed"' in done.stdout
+    assert "tool: error: bad thing" in done.stdout
