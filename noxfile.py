@@ -75,6 +75,7 @@ def run_experiment(session: nox.Session, name: str) -> None:
 def experiment_sessions() -> None:
     """One session a folder experiments/exp_*; its docstring is the first heading of its README."""
     for folder in sorted((HERE / "experiments").glob("exp_*")):
+
         def session_function(session: nox.Session, name: str = folder.name) -> None:
             run_experiment(session, name)
 
@@ -129,11 +130,30 @@ def lock(session: nox.Session) -> None:
 
 def compile_lock(session: nox.Session, name: str, inputs: list[str], *extra: str) -> None:
     """uv writes the lock; a line with the hash of the declared requirements tells when it is out of date."""
-    options = ["--universal", "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--python-version", "3.11"]
+    options = [
+        "--universal",
+        "--generate-hashes",
+        "--no-emit-index-url",
+        "--no-emit-find-links",
+        "--python-version",
+        "3.11",
+    ]
     header = ["--custom-compile-command", "nox -s lock", "--quiet"]
-    session.run(uv(session), "pip", "compile", *options, *header, *extra, *inputs, "--output-file", f"docker/locks/{name}.txt")
+    session.run(
+        uv(session),
+        "pip",
+        "compile",
+        *options,
+        *header,
+        *extra,
+        *inputs,
+        "--output-file",
+        f"docker/locks/{name}.txt",
+    )
     lock_file = LOCKS / f"{name}.txt"
-    lock_file.write_text(f"# inputs: {requirements_hash([HERE / i for i in inputs])}\n" + lock_file.read_text())
+    lock_file.write_text(
+        f"# inputs: {requirements_hash([HERE / i for i in inputs])}\n" + lock_file.read_text()
+    )
 
 
 def requirements_hash(inputs: list[Path]) -> str:

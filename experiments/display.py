@@ -71,7 +71,9 @@ class Display:
             self.say(f"{stage:<28} done in {event['seconds']:.0f} s")
         else:
             self.running.pop(stage, None)
-            self.failed.append(Failure(stage=stage, code=event["code"], message=event["text"], log=event["log"]))
+            self.failed.append(
+                Failure(stage=stage, code=event["code"], message=event["text"], log=event["log"])
+            )
         self.rewrite()
 
     def progress(self, stage: str) -> None:
@@ -88,7 +90,9 @@ class Display:
     def rewrite(self) -> None:
         if self.live and self.running:
             width = shutil.get_terminal_size().columns - 1
-            text = f"[{self.clock()}] {self.count()} " + " | ".join(f"{s}: {t}" if t else s for s, t in self.running.items())
+            text = f"[{self.clock()}] {self.count()} " + " | ".join(
+                f"{s}: {t}" if t else s for s, t in self.running.items()
+            )
             print(f"\r\x1b[K{text[:width]}", end="", file=self.out, flush=True)
 
     def clock(self) -> str:

@@ -26,7 +26,9 @@ TOOLS = ("torch", "ultralytics", "aimet-torch", "onnx", "onnxruntime", "onnxrunt
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("experiment", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -90,7 +92,14 @@ def row(name: str, plan: Mapping[str, str], *, model: str) -> dict[str, Any]:
     }
     found = {key: path for key, path in files.items() if Path(path).is_file()}
     evaluated = [p for p in (f"eval/{name}-ort.json", f"eval/{name}-emulator.json") if Path(p).is_file()]
-    told = {"id": name, "model": model, "method": method, "plan": plan["plan"], "head": plan["head"], "why": plan["why"]}
+    told = {
+        "id": name,
+        "model": model,
+        "method": method,
+        "plan": plan["plan"],
+        "head": plan["head"],
+        "why": plan["why"],
+    }
     return told | found | {"eval": evaluated}
 
 
@@ -99,13 +108,22 @@ def curves(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
     found = [{"name": "FP32 training", "path": "train/history.csv", "x": "epoch", "y": ["map50", "map"]}]
     for name, plan in plans.items():
         if plan["method"] == "qat":
-            found.append({"name": f"QAT {name}", "path": f"quant/{name}/history.csv", "x": "epoch", "y": ["map50", "map"]})
+            found.append(
+                {
+                    "name": f"QAT {name}",
+                    "path": f"quant/{name}/history.csv",
+                    "x": "epoch",
+                    "y": ["map50", "map"],
+                }
+            )
     return [curve for curve in found if Path(str(curve["path"])).is_file()]
 
 
 def samples(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
     """Images spread over the emulator's sample, with the boxes of FP32 and of the best 8-bit plan."""
-    shown = next((i for i in ("w8a8", *plans) if i in plans and Path(f"eval/{i}-emulator.json").is_file()), None)
+    shown = next(
+        (i for i in ("w8a8", *plans) if i in plans and Path(f"eval/{i}-emulator.json").is_file()), None
+    )
     if shown is None:
         return []
     ids = json.loads(Path(f"eval/{shown}-emulator.json").read_text())["image_ids"]
@@ -136,7 +154,9 @@ def tools() -> dict[str, str]:
 
 def commit() -> str:
     """The commit of the source tree, `-dirty` when it had changes, `unknown` outside a checkout."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=REPO, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=REPO, capture_output=True, text=True
+    )
     return done.stdout.strip() or "unknown"
 
 

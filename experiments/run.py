@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
+
 from display import Display
 
 REPO = Path(__file__).resolve().parent.parent
@@ -85,15 +86,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("experiment", choices=experiments())
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="a parameter of config.yaml, e.g. qat.epochs=3")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="a parameter of config.yaml, e.g. qat.epochs=3"
+    )
     parser.add_argument("--name", default="default", help="name of the run folder")
     parser.add_argument("--base", default="default", help="run that a new name starts from")
     parser.add_argument("--full", action="store_true", help="the study at its real size (full.yaml)")
     parser.add_argument("--data", metavar="FILE", help="your data.yaml in Ultralytics format")
     parser.add_argument("--target", help="a name of `hexpath-deploy targets`")
-    parser.add_argument("--plans", metavar="ID,ID", help="only these plans of config.yaml (fp32 is always there)")
+    parser.add_argument(
+        "--plans", metavar="ID,ID", help="only these plans of config.yaml (fp32 is always there)"
+    )
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--dry-run", action="store_true", help="say which stages would run, and why")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
@@ -173,7 +180,9 @@ def merge(config: dict[str, Any], changes: Mapping[str, Any], *, where: str, pat
         old = config[key]
         if isinstance(old, dict):
             if not isinstance(value, dict):
-                raise ParameterError(f"{name} is a group; set one of: {', '.join(f'{name}.{k}' for k in old)}")
+                raise ParameterError(
+                    f"{name} is a group; set one of: {', '.join(f'{name}.{k}' for k in old)}"
+                )
             merge(old, value, where=where, path=f"{name}.")
         elif not same_type(old, value):
             raise ParameterError(f"{name}={value!r} in {where}: expected {type(old).__name__}, like {old!r}")
@@ -292,7 +301,13 @@ def seed_from(base: Path, run: Path) -> None:
 
 def command(args: argparse.Namespace, run: Path) -> list[str]:
     """The Snakemake command line of a run."""
-    line = [sys.executable, "-m", "snakemake", "--snakefile", str(EXPERIMENTS / args.experiment / "Snakefile")]
+    line = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(EXPERIMENTS / args.experiment / "Snakefile"),
+    ]
     line += ["--directory", str(run), "--configfile", str(run / "config.json"), "--cores", str(args.cores)]
     line += ["--resources", "gpu=1", "--rerun-incomplete", "--nolock", "--nocolor"]
     return line + (["--dry-run", "--quiet", "host"] if args.dry_run else [])
@@ -346,10 +361,8 @@ def stop(process: subprocess.Popen[str]) -> None:
     """Let every stage clean up after a Ctrl-C, then make sure."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        pass
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

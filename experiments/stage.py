@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,10 +19,14 @@ from pathlib import Path
 
 MARK = "\x1e"
 LOGS = Path("logs")
+# What libraries say besides: warnings with their source line, dated log records. It stays in the log.
+NOISE = re.compile(r"Warning|^\s|^/|^\d{4}-\d\d-\d\d ")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("command", nargs="+")
@@ -32,7 +37,13 @@ def main() -> int:
     start = time.monotonic()
     code, last = run(args, log)
     if code:
-        emit(args.name, event="failed", code=code, text=last or f"{args.command[0]} ended with status {code}", log=str(log.resolve()))
+        emit(
+            args.name,
+            event="failed",
+            code=code,
+            text=last or f"{args.command[0]} ended with status {code}",
+            log=str(log.resolve()),
+        )
     else:
         emit(args.name, event="done", seconds=round(time.monotonic() - start, 1))
     return code
@@ -46,7 +57,13 @@ def run(args: argparse.Namespace, log: Path) -> tuple[int, str]:
     with log.open("w") as file:
         file.write(f"$ {' '.join(args.command)}\n")
         process = subprocess.Popen(
-            args.command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            args.command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         )
         assert process.stdout is not None
         for line in process.stdout:
@@ -54,7 +71,8 @@ def run(args: argparse.Namespace, log: Path) -> tuple[int, str]:
             file.flush()
             if line.strip():
                 last = line.strip()[:1000]
-                emit(args.name, event="line", text=last)
+                if not NOISE.search(line):
+                    emit(args.name, event="line", text=last)
         return process.wait(), last
 
 

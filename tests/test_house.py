@@ -20,7 +20,9 @@ def project(package: str) -> dict:
 
 
 def tracked() -> list[Path]:
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPO, capture_output=True, text=True, check=True
+    ).stdout
     return [REPO / name for name in listing.split("\0") if name and (REPO / name).is_file()]
 
 
@@ -38,11 +40,21 @@ def test_version_is_static_and_the_newest_heading_of_the_changelog(package: str)
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_package_depends_on_another(package: str) -> None:
     meta = project(package)
-    declared = meta["dependencies"] + [d for extra in meta.get("optional-dependencies", {}).values() for d in extra]
+    declared = meta["dependencies"] + [
+        d for extra in meta.get("optional-dependencies", {}).values() for d in extra
+    ]
     assert [d for d in declared if d.startswith("hexpath") and not d.startswith(f"hexpath-{package}")] == []
 
 
-@pytest.mark.parametrize(("package", "licence"), [("data", "Apache-2.0"), ("quant", "Apache-2.0"), ("deploy", "Apache-2.0"), ("models", "AGPL-3.0-or-later")])
+@pytest.mark.parametrize(
+    ("package", "licence"),
+    [
+        ("data", "Apache-2.0"),
+        ("quant", "Apache-2.0"),
+        ("deploy", "Apache-2.0"),
+        ("models", "AGPL-3.0-or-later"),
+    ],
+)
 def test_licences(package: str, licence: str) -> None:
     assert project(package)["license"] == licence
     text = (REPO / "packages" / package / "LICENSE").read_text()
@@ -69,12 +81,14 @@ def test_no_lock_is_older_than_its_input(lock: Path) -> None:
 
 
 def requirements_hash(inputs: list[Path]) -> str:
-    """As noxfile.py writes it: over what is declared, so that a new version number or comment changes nothing."""
+    """As noxfile.py writes it: over what is declared, not over comments and version numbers."""
     declared = []
     for path in inputs:
         if path.suffix == ".toml":
             meta = tomllib.loads(path.read_text())["project"]
-            declared += meta["dependencies"] + [f"{k}:{v}" for k, v in sorted(meta.get("optional-dependencies", {}).items())]
+            declared += meta["dependencies"] + [
+                f"{k}:{v}" for k, v in sorted(meta.get("optional-dependencies", {}).items())
+            ]
         else:
             declared += [line.split("#")[0].strip() for line in path.read_text().splitlines()]
     return hashlib.sha256("\n".join(filter(None, declared)).encode()).hexdigest()[:16]
@@ -82,13 +96,19 @@ def requirements_hash(inputs: list[Path]) -> str:
 
 def test_no_large_or_fetched_files() -> None:
     large = [str(p.relative_to(REPO)) for p in tracked() if p.stat().st_size > 1_000_000]
-    weights = [str(p.relative_to(REPO)) for p in tracked() if p.suffix in {".pt", ".pth", ".onnx", ".dlc", ".safetensors", ".bin"}]
+    weights = [
+        str(p.relative_to(REPO))
+        for p in tracked()
+        if p.suffix in {".pt", ".pth", ".onnx", ".dlc", ".safetensors", ".bin"}
+    ]
     assert large + weights == []
 
 
 def test_experiments_are_complete() -> None:
     for folder in (REPO / "experiments").glob("exp_*"):
-        assert {"README.md", "Snakefile", "config.yaml", "full.yaml"} <= {p.name for p in folder.iterdir()}, folder
+        assert {"README.md", "Snakefile", "config.yaml", "full.yaml"} <= {p.name for p in folder.iterdir()}, (
+            folder
+        )
 
 
 def test_the_index_lists_every_experiment() -> None:

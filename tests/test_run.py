@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-import run
 import yaml
+
+import run
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -24,7 +25,9 @@ def config_of(*argv: str) -> dict:
 def test_resolved_config_is_the_golden_one(name: str, argv: list[str]) -> None:
     golden = REPO / "tests" / "golden" / f"exp_03_qat.{name}.yaml"
     resolved = yaml.safe_dump(config_of(*argv), sort_keys=False)
-    assert resolved == golden.read_text(), f"if that is meant: run.py exp_03_qat {' '.join(argv)} --print-config > {golden}"
+    assert resolved == golden.read_text(), (
+        f"if that is meant: run.py exp_03_qat {' '.join(argv)} --print-config > {golden}"
+    )
 
 
 def test_parameters_of_the_command_line() -> None:
@@ -46,7 +49,9 @@ def test_parameters_of_the_command_line() -> None:
         (["--plans", "w8a8,w8a9"], "unknown plan 'w8a9' in --plans; did you mean w8a8?"),
     ],
 )
-def test_wrong_parameters_offer_the_right_ones(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_parameters_offer_the_right_ones(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run.main(["exp_03_qat", *argv, "--print-config"]) == run.ParameterError.exit_code
     assert message in capsys.readouterr().err
 
@@ -79,7 +84,11 @@ def test_plans_are_chosen_in_the_order_of_the_config() -> None:
 
 
 def test_a_run_folder_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
-    with run.claimed(tmp_path / "r"), pytest.raises(run.BusyError, match="is in use by another run"), run.claimed(tmp_path / "r"):
+    with (
+        run.claimed(tmp_path / "r"),
+        pytest.raises(run.BusyError, match="is in use by another run"),
+        run.claimed(tmp_path / "r"),
+    ):
         pass
     with run.claimed(tmp_path / "r"):
         pass
@@ -140,7 +149,15 @@ def test_without_a_key_wandb_is_offline(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_stage_keeps_its_log_and_its_exit_status(tmp_path: Path) -> None:
     script = "import sys; print('epoch 1/2'); print('tool: error: bad thing', file=sys.stderr); sys.exit(42)"
-    line = [sys.executable, str(REPO / "experiments" / "stage.py"), "qat/x", "--", sys.executable, "-c", script]
+    line = [
+        sys.executable,
+        str(REPO / "experiments" / "stage.py"),
+        "qat/x",
+        "--",
+        sys.executable,
+        "-c",
+        script,
+    ]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 42
     assert "epoch 1/2" in (tmp_path / "logs" / "qat-x.log").read_text()

@@ -27,8 +27,9 @@ def headline(rows: Mapping[str, Row]) -> str:
     float32, int8 = rows["fp32"], rows["w8a8"]
     latency = int8["latency"]
     text = (
-        f"{int8['model']} keeps {points(int8):.1f} of its {points(float32):.1f} mAP50-95 in INT8 (w8a8, {int8['method']}, "
-        f"raw heads), at an estimated {latency['value_ms']:.2f} ms on {latency['target']}"
+        f"{int8['model']} keeps {points(int8):.1f} of its {points(float32):.1f} mAP50-95 in INT8 "
+        f"(w8a8, {int8['method']}, raw heads), at an estimated {latency['value_ms']:.2f} ms "
+        f"on {latency['target']}"
     )
     faster = [
         f"{rows[i]['latency']['value_ms'] / latency['value_ms']:.1f} times faster than {words}"
@@ -51,7 +52,10 @@ def training(rows: Mapping[str, Row]) -> str:
 
 def pitfalls(rows: Mapping[str, Row]) -> str:
     """What INT8 costs when the graph is cut in the wrong place."""
-    told = {"w8a8-decoded": "with boxes decoded in the graph", "w8a8-plain": "with boxes and scores in one output"}
+    told = {
+        "w8a8-decoded": "with boxes decoded in the graph",
+        "w8a8-plain": "with boxes and scores in one output",
+    }
     costs = [f"{points(rows[i]):.1f} {words}" for i, words in told.items() if i in rows]
     return f"The same calibration at w8a8 leaves {' and '.join(costs)}." if costs else ""
 
@@ -67,6 +71,6 @@ def proof(results: Mapping[str, Any]) -> str:
         return ""
     worst = max(gaps, key=lambda i: gaps[i])
     return (
-        f"On the Hexagon emulator the compiled artifacts score within {gaps[worst]:.1f} points of ONNX Runtime on the "
-        f"same images (largest gap: {worst})."
+        f"On the Hexagon emulator the compiled artifacts score within {gaps[worst]:.1f} points of ONNX "
+        f"Runtime on the same images (largest gap: {worst})."
     )
