@@ -10,6 +10,7 @@ from PIL import Image
 
 from hexpath_data import check
 from hexpath_data.cli import main
+from hexpath_data.duplicates import Print, near_pairs
 from hexpath_data.errors import (
     BoxSizeError,
     ClassIdError,
@@ -197,6 +198,23 @@ def test_near_leak_is_a_warning_with_its_distance(make_set: MakeSet) -> None:
     near = [problem for problem in report.warnings if problem.kind == "near duplicate"]
     assert len(near) == 1
     assert "difference hash distance" in near[0].message
+
+
+def test_nearest_pairs_by_definition() -> None:
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**8, 60, dtype=np.uint64) * np.uint64(0x0101)  # few values: many are near
+    prints = [
+        Print(path=Path(f"{i}"), split="train" if i < 40 else "val", digest=bytes([i]), difference=int(h))
+        for i, h in enumerate(hashes)
+    ]
+    found = {int(pair.second.path.name): pair.distance for pair in near_pairs(prints)}
+    expected = {}
+    for i in range(40, 60):
+        nearest = min((int(hashes[i]) ^ int(hashes[j])).bit_count() for j in range(40))
+        if nearest <= 3:
+            expected[i] = nearest
+    assert found == expected
+    assert len(expected) > 5
 
 
 def test_blank_images_are_no_near_duplicates(make_set: MakeSet) -> None:

@@ -4,8 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +209,24 @@ def test_an_interrupt_leaves_nothing(
     options = [f"--{name}={value}" for name, value in SMALL.items()]
     assert main(["generate", str(tmp_path / "set"), *options, "--workers=1"]) == 130
     assert "interrupted; nothing half written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal to a process group")
+def test_ctrl_c_with_workers_leaves_nothing_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hexpath_data.cli", "generate", str(tmp_path / "set"), "--workers=2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "set.partial").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.5)  # into the start of the workers
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
 
 

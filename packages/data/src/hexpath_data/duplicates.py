@@ -14,6 +14,7 @@ from PIL import Image
 NEAR_DISTANCE = 3  # of 64 bits; unrelated photographs differ in about 32
 _MIN_CONTRAST = 4  # grey levels; hashes of blank pictures say nothing
 _BLOCK = 256
+_APART = 65  # more than any distance of 64 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +65,27 @@ def exact_pairs(prints: Sequence[Print]) -> Iterator[Pair]:
 
 
 def near_pairs(prints: Sequence[Print], *, distance: int = NEAR_DISTANCE) -> Iterator[Pair]:
-    """Yield pairs across splits whose difference hashes differ in at most `distance` bits, not exact ones."""
+    """Yield each image with its nearest of an earlier split, when at most `distance` bits differ.
+
+    Exact duplicates are left to `exact_pairs`. One pair an image: frames of a video resemble thousands.
+    """
     known = [one for one in prints if one.difference is not None]
     if not known:
         return
     hashes = np.array([one.difference for one in known], dtype=np.uint64)
-    splits = np.unique([one.split for one in known], return_inverse=True)[1]
+    splits = _numbered([one.split for one in known])
+    digests = _numbered([one.digest for one in known])
     for start in range(0, len(known), _BLOCK):
         block = slice(start, start + _BLOCK)
         bits = np.bitwise_count(hashes[block, None] ^ hashes[None, :])
-        close = (bits <= distance) & (splits[block, None] != splits[None, :])
-        yield from _pairs(known, start=start, close=close, bits=bits)
+        comparable = (splits[None, :] < splits[block, None]) & (digests[None, :] != digests[block, None])
+        bits[~comparable] = _APART
+        nearest = bits.argmin(axis=1)
+        for row in np.flatnonzero(bits.min(axis=1) <= distance):
+            first, second = known[int(nearest[row])], known[start + int(row)]
+            yield Pair(first=first, second=second, distance=int(bits[row, nearest[row]]), exact=False)
 
 
-def _pairs(
-    known: Sequence[Print], *, start: int, close: NDArray[np.bool_], bits: NDArray[np.uint8]
-) -> Iterator[Pair]:
-    for row, column in np.argwhere(close):
-        first, second = known[start + int(row)], known[int(column)]
-        if start + row < column and first.digest != second.digest:
-            yield Pair(first=first, second=second, distance=int(bits[row, column]), exact=False)
+def _numbered(values: Sequence[str | bytes]) -> NDArray[np.int64]:
+    numbers: dict[str | bytes, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)

@@ -177,7 +177,9 @@ def _made(parameters: Parameters, *, workers: int) -> Iterator[Iterable[_Made]]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)
     try:
-        yield pool.map(_make, items, chunksize=4)
+        with _interrupts_held():
+            made = pool.map(_make, items, chunksize=4)  # starts the workers
+        yield made
     except BrokenProcessPool as error:
         raise OutputError(
             "a worker process died: out of memory, or a script without `if __name__ == '__main__':`; "
@@ -185,6 +187,19 @@ def _made(parameters: Parameters, *, workers: int) -> Iterator[Iterable[_Made]]:
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    # workers inherit the mask: Ctrl-C reaches the parent alone, even while they are starting
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ignore_interrupt() -> None:

@@ -55,11 +55,12 @@ def new_canvas(view: View) -> Canvas:
     )
 
 
-def polygon_mask(points: Sequence[Point], *, size: int) -> Float:
-    """Return float32 (size, size) cover in [0, 1] of a polygon with corners (x, y) in pixels."""
+def polygon_mask(*polygons: Sequence[Point], size: int) -> Float:
+    """Return float32 (size, size) cover in [0, 1] of polygons together, corners (x, y) in pixels."""
     image = Image.new("L", (size * _OVERSAMPLE, size * _OVERSAMPLE))
-    corners = [(x * _OVERSAMPLE, y * _OVERSAMPLE) for x, y in points]
-    ImageDraw.Draw(image).polygon(corners, fill=255)
+    draw = ImageDraw.Draw(image)
+    for points in polygons:
+        draw.polygon([(x * _OVERSAMPLE, y * _OVERSAMPLE) for x, y in points], fill=255)
     return np.asarray(image.reduce(_OVERSAMPLE), dtype=np.float32) / np.float32(255)
 
 

@@ -202,7 +202,7 @@ def _road_slots(
 def build_house(canvas: Canvas, *, rng: np.random.Generator) -> None:
     """Paint one building with walls, roof and shadow."""
     angle, centre = rng.uniform(0, np.pi), _centre(canvas, -0.05, 1.05, rng=rng)
-    half_x, half_y, height_m = rng.uniform(2.5, 5), rng.uniform(2, 4), rng.uniform(2.5, 4.5)
+    half_x, half_y, height_m = rng.uniform(1.8, 3.6), rng.uniform(1.5, 2.8), rng.uniform(2.0, 3.4)
     corners = [(-half_x, -half_y), (half_x, -half_y), (half_x, half_y), (-half_x, half_y)]
     base = [_at(canvas, centre, angle, along, across) for along, across in corners]
     roof_at = _raised(base, canvas=canvas, shift=canvas.view.lean(*centre), height_m=height_m)
@@ -238,9 +238,6 @@ def _raised(base: list[Point], *, canvas: Canvas, shift: Point, height_m: float)
 
 def _hull_mask(lower: list[Point], upper: list[Point], *, size: int) -> Float:
     # the hull of a shifted parallelogram is the union of its sides' sweeps and both ends
-    cover = np.maximum(polygon_mask(lower, size=size), polygon_mask(upper, size=size))
-    for i in range(len(lower)):
-        j = (i + 1) % len(lower)
-        side = polygon_mask([lower[i], lower[j], upper[j], upper[i]], size=size)
-        cover = np.maximum(cover, side)
-    return cover
+    following = [*range(1, len(lower)), 0]
+    sides = [[lower[i], lower[j], upper[j], upper[i]] for i, j in enumerate(following)]
+    return polygon_mask(lower, upper, *sides, size=size)

@@ -23,6 +23,14 @@ def _windows(canvas: Canvas, *, x: int, y: int, side: int) -> tuple[Window, Wind
     return (slice(y0, y1), slice(x0, x1)), (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
 
 
+def is_free(canvas: Canvas, *, x: float, y: float) -> bool:
+    """Return whether something could stand at pixel (x, y) and be seen there."""
+    column, row = int(x), int(y)
+    if not (0 <= column < canvas.size and 0 <= row < canvas.size):
+        return False
+    return bool(canvas.canopy[row, column] < 0.5 and canvas.terrain[row, column] not in _SOLID)
+
+
 def visible_share(canvas: Canvas, sprite: Sprite) -> float:
     """Return how much of a sprite would be seen; 0 when it would stand in something solid."""
     windows = _windows(canvas, x=sprite.x, y=sprite.y, side=sprite.alpha.shape[0])

@@ -12,7 +12,7 @@ from hexpath_data.scenes.ground import Slot, build_house, lay_ground
 from hexpath_data.scenes.light import add_sky, expose, sense_heat
 from hexpath_data.scenes.materials import Terrain
 from hexpath_data.scenes.objects import KINDS, PERSON, VEHICLE, WARMTH, Kind
-from hexpath_data.scenes.place import lay_sprite, shadow_of, visible_share
+from hexpath_data.scenes.place import is_free, lay_sprite, shadow_of, visible_share
 from hexpath_data.scenes.props import PROPS
 from hexpath_data.scenes.sprite import Board, Sprite
 from hexpath_data.scenes.trees import grow_trees, paint_crowns
@@ -114,6 +114,8 @@ def _place_objects(canvas: Canvas, *, slots: list[Slot], rng: np.random.Generato
 def _find_place(canvas: Canvas, kind: Kind, *, slots: list[Slot], rng: np.random.Generator) -> Sprite | None:
     for _ in range(_TRIES):
         slot = _draw_slot(canvas.view, kind, slots=slots, rng=rng)
+        if not is_free(canvas, x=slot.x, y=slot.y):
+            continue  # before the costly drawing
         board = Board(canvas.view, x=slot.x, y=slot.y, heading=slot.heading, reach_m=kind.reach_m)
         kind.draw(board, rng=rng, warmth=WARMTH[canvas.view.time_of_day])
         sprite = board.finish()

@@ -58,7 +58,7 @@ class Board:
         self, outline: Outline, *, low: float, high: float, side: Colour, top: Colour, heat: float
     ) -> None:
         """Draw an extruded outline from height `low` to `high`."""
-        steps = max(1, math.ceil((high - low) * self.scale * math.hypot(*self.lean)))
+        steps = max(1, math.ceil((high - low) * self.scale * math.hypot(*self.lean) * 0.6))
         for step in range(steps):
             z = low + (high - low) * step / steps
             self.face(outline, z=z, colour=side, heat=heat * 0.94)
