@@ -124,9 +124,8 @@ def _card_of(model: Any, source: Path) -> CheckpointCard:
 def _architecture(model: Any) -> str | None:
     own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     names = {index: str(index) for index in range(int(model.model[-1].nc))}
-    scale = str((model.yaml or {}).get("scale", ""))
-    candidates = sorted(MODELS.values(), key=lambda card: card.name != f"yolo11{scale}")
-    for card in candidates:
+    hint = f"yolo11{(model.yaml or {}).get('scale', '')}"
+    for card in [MODELS[hint]] if hint in MODELS else list(MODELS.values()):
         if {key: tuple(t.shape) for key, t in build(card, names=names).state_dict().items()} == own:
             return card.name
     return None

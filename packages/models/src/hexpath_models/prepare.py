@@ -159,7 +159,7 @@ class Decode(nn.Module):
         bins = boxes.reshape(-1, 4, self.reg_max, sum(self.areas)).transpose(1, 2)
         sides = self.dfl(self.softmax(bins)).reshape(-1, 4, sum(self.areas))
         parts = torch.split(sides, [2, 2], 1)
-        low, high = self.anchors - parts[0], self.anchors + parts[1]
+        low, high = torch.sub(self.anchors, parts[0]), torch.add(self.anchors, parts[1])
         return torch.cat([(low + high) / 2, high - low], 1) * self.strides, self.sigmoid(scores)
 
 

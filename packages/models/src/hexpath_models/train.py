@@ -239,7 +239,7 @@ def _metrics(
 
     task = yolo_detect(checkpoint=best, data=dataset.file, options={"device": config.device})
     result = task.score(task.float_model())
-    top = max(history, key=lambda row: row["map"], default={"epoch": 0})
+    top = max(history, key=lambda row: (row["map"], row["epoch"]))  # the trainer keeps the later of equals
     return {
         "map50": result.map50,
         "map": result.map,

@@ -1,0 +1,105 @@
+"""A few images of coloured rectangles, and a detector that has learned them."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["WANDB_MODE"] = "disabled"
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hexpath_models.checkpoint import CheckpointCard, save_checkpoint
+from hexpath_models.registry import build, find_model
+from hexpath_models.tasks import yolo_detect
+from PIL import Image, ImageDraw
+
+NAMES = {0: "red", 1: "blue"}
+COLORS = [(220, 40, 40), (40, 60, 230)]
+
+
+def write_dataset(root: Path, *, train: int = 16, val: int = 8, size: int = 64) -> Path:
+    """Write images with two rectangles each, and return data.yaml."""
+    numbers = random.Random(0)
+    for split, count in (("train", train), ("val", val)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            image = Image.new("RGB", (size, size), (90, 100, 90))
+            lines = []
+            for _ in range(2):
+                label, w, h = numbers.randrange(2), numbers.randint(12, 24), numbers.randint(12, 24)
+                x, y = numbers.randint(0, size - w), numbers.randint(0, size - h)
+                ImageDraw.Draw(image).rectangle([x, y, x + w - 1, y + h - 1], fill=COLORS[label])
+                lines.append(f"{label} {(x + w / 2) / size} {(y + h / 2) / size} {w / size} {h / size}")
+            image.save(root / "images" / split / f"{index:03}.png")
+            (root / "labels" / split / f"{index:03}.txt").write_text("\n".join(lines))
+    data = root / "data.yaml"
+    data.write_text(
+        "path: .\ntrain: images/train\nval: images/val\nnames: {0: red, 1: blue}\nfingerprint: sha256:test\n"
+    )
+    return data
+
+
+def make_card(**changes: object) -> CheckpointCard:
+    """Return the card of a yolo11n for the test classes."""
+    values: dict[str, object] = {
+        "arch": "yolo11n",
+        "task": "detect",
+        "names": NAMES,
+        "image_size": (64, 64),
+        "stride": 32,
+        "reg_max": 16,
+        "fingerprint": "sha256:test",
+    }
+    return CheckpointCard(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def randomize_statistics(model: torch.nn.Module) -> None:
+    """Give every BatchNorm statistics that a wrong fold or a missed layer would show."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.8, 1.2)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("rectangles"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A yolo11n that finds most rectangles, trained with the task's own batches and loss."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    model = build(find_model("yolo11n"), names=NAMES)
+    save_checkpoint(path, model, card=make_card())
+    task = yolo_detect(checkpoint=path, data=data)
+    network = task.float_model().train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.1
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    for epoch in range(24):
+        for batch in task.training(batch=8, epoch=epoch, seed=0):
+            optimizer.zero_grad()
+            task.loss(network(task.images(batch)), batch).backward()
+            optimizer.step()
+    model.load_state_dict(network.state_dict(), strict=False)
+    save_checkpoint(path, model, card=make_card())
+    return path
+
+
+def run_command(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run hexpath-models in a process of its own."""
+    command = [sys.executable, "-m", "hexpath_models.cli", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})}, check=False
+    )
