@@ -37,12 +37,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     model = squares.quantize(float_model, folder / "w8a8.onnx")
     model16 = squares.quantize(float_model, folder / "w8a16.onnx", activations=QuantType.QUInt16)
     recorded = record(model, folder / "recorded.npz")
-    return Made(folder, float_model, model, model16, squares.save_scenes(folder / "data"), recorded, folder / "compiled")
+    return Made(
+        folder,
+        float_model,
+        model,
+        model16,
+        squares.save_scenes(folder / "data"),
+        recorded,
+        folder / "compiled",
+    )
 
 
 def record(model: Path, path: Path, *, count: int = 2) -> Path:
     """Write a recorded pair as an exporting stage does; here ONNX Runtime plays the simulation."""
     import squares
+
     from hexpath_deploy.model import read_model
     from hexpath_deploy.ort import OrtNetwork
 

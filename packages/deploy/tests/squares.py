@@ -32,11 +32,23 @@ METADATA = {
     "hexpath.schema": "1",
     "hexpath.model": "squares",
     "hexpath.fingerprint": "sha256:" + "5" * 64,
-    "hexpath.input": json.dumps({"name": "images", "layout": "NCHW", "color": "RGB", "range": [0, 1],
-                                 "resize": "letterbox", "pad_value": 114}),
+    "hexpath.input": json.dumps(
+        {
+            "name": "images",
+            "layout": "NCHW",
+            "color": "RGB",
+            "range": [0, 1],
+            "resize": "letterbox",
+            "pad_value": 114,
+        }
+    ),
 }
-RAW = {"format": "yolo-raw", "reg_max": REG_MAX, "scores": "logits",
-       "levels": [{"stride": s, "boxes": f"boxes_{s}", "scores": f"scores_{s}"} for s in STRIDES]}
+RAW = {
+    "format": "yolo-raw",
+    "reg_max": REG_MAX,
+    "scores": "logits",
+    "levels": [{"stride": s, "boxes": f"boxes_{s}", "scores": f"scores_{s}"} for s in STRIDES],
+}
 
 
 def constant(name: str, values: Any, dtype: Any = np.float32) -> onnx.TensorProto:
@@ -44,17 +56,28 @@ def constant(name: str, values: Any, dtype: Any = np.float32) -> onnx.TensorProt
     return numpy_helper.from_array(np.asarray(values, dtype), name)
 
 
-def conv(name: str, source: str, target: str, *, weight: Any, bias: Any, stride: int, pad: int) -> tuple[Any, list[Any]]:
+def conv(
+    name: str, source: str, target: str, *, weight: Any, bias: Any, stride: int, pad: int
+) -> tuple[Any, list[Any]]:
     """Return a convolution with its weights."""
-    node = helper.make_node("Conv", [source, f"{name}_w", f"{name}_b"], [target], name=name,
-                            kernel_shape=list(np.shape(weight)[2:]), strides=[stride] * 2, pads=[pad] * 4)
+    node = helper.make_node(
+        "Conv",
+        [source, f"{name}_w", f"{name}_b"],
+        [target],
+        name=name,
+        kernel_shape=list(np.shape(weight)[2:]),
+        strides=[stride] * 2,
+        pads=[pad] * 4,
+    )
     return node, [constant(f"{name}_w", weight), constant(f"{name}_b", bias)]
 
 
 def parts() -> Iterator[tuple[Any, list[Any]]]:
     """Yield the network's nodes with their weights."""
     rng = np.random.default_rng(0)
-    yield conv("stem", "images", "stem", weight=np.eye(3)[:, :, None, None], bias=np.zeros(3), stride=1, pad=0)
+    yield conv(
+        "stem", "images", "stem", weight=np.eye(3)[:, :, None, None], bias=np.zeros(3), stride=1, pad=0
+    )
     yield helper.make_node("Relu", ["stem"], ["features"], name="relu"), []
     for stride in STRIDES:
         score = rng.normal(0, 1e-3, (2, 3, stride, stride))
@@ -64,16 +87,32 @@ def parts() -> Iterator[tuple[Any, list[Any]]]:
             score[0, 0], score[1, 1] = 40 / SIDE**2, 40 / SIDE**2
             score[0, 1:], score[1, 0], score[1, 2] = -20 / SIDE**2, -20 / SIDE**2, -20 / SIDE**2
         assert score.shape[2] == size
-        yield conv(f"score{stride}", "features", f"scores_{stride}", weight=score, bias=[bias] * 2, stride=stride, pad=pad)
-        sides = np.tile([-8.0, 4.0, 4.0, -8.0], 4)  # softmax: half on 1 and half on 2 cells, so 1.5 cells a side
+        yield conv(
+            f"score{stride}",
+            "features",
+            f"scores_{stride}",
+            weight=score,
+            bias=[bias] * 2,
+            stride=stride,
+            pad=pad,
+        )
+        sides = np.tile(
+            [-8.0, 4.0, 4.0, -8.0], 4
+        )  # softmax: half on 1 and half on 2 cells, so 1.5 cells a side
         noise = rng.normal(0, 1e-4, (4 * REG_MAX, 3, stride, stride))
-        yield conv(f"box{stride}", "features", f"boxes_{stride}", weight=noise, bias=sides, stride=stride, pad=0)
+        yield conv(
+            f"box{stride}", "features", f"boxes_{stride}", weight=noise, bias=sides, stride=stride, pad=0
+        )
 
 
-def save(nodes: list[Any], weights: list[Any], outputs: dict[str, list[int]], path: Path, **metadata: str) -> Path:
+def save(
+    nodes: list[Any], weights: list[Any], outputs: dict[str, list[int]], path: Path, **metadata: str
+) -> Path:
     """Write a graph from `images` to `outputs`."""
     image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, SIZE, SIZE])
-    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
+    results = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()
+    ]
     graph = helper.make_graph(nodes, "squares", [image], results, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     for key, value in {**METADATA, **metadata}.items():
@@ -87,7 +126,8 @@ def raw_outputs() -> dict[str, list[int]]:
     """Return the shapes of the raw head."""
     shapes = {}
     for s in STRIDES:
-        shapes |= {f"boxes_{s}": [1, 4 * REG_MAX, SIZE // s, SIZE // s], f"scores_{s}": [1, 2, SIZE // s, SIZE // s]}
+        grid = [SIZE // s, SIZE // s]
+        shapes |= {f"boxes_{s}": [1, 4 * REG_MAX, *grid], f"scores_{s}": [1, 2, *grid]}
     return shapes
 
 
@@ -123,7 +163,9 @@ def save_scenes(folder: Path, *, count: int = 12) -> Path:
         "info": {"root": str(folder / "images"), "fingerprint": METADATA["hexpath.fingerprint"]},
         "images": images,
         "categories": [{"id": place, "name": name} for place, name in enumerate(NAMES)],
-        "annotations": [{"id": place, "iscrowd": 0, "area": SIDE**2, **box} for place, box in enumerate(boxes)],
+        "annotations": [
+            {"id": place, "iscrowd": 0, "area": SIDE**2, **box} for place, box in enumerate(boxes)
+        ],
     }
     path = folder / "val.json"
     path.write_text(json.dumps(data))
@@ -148,8 +190,15 @@ class Reader(CalibrationDataReader):
 
 def quantize(source: Path, target: Path, *, activations: QuantType = QuantType.QUInt8) -> Path:
     """Write the QDQ form of a model, with its metadata."""
-    quantize_static(str(source), str(target), Reader(), quant_format=QuantFormat.QDQ, activation_type=activations,
-                    weight_type=QuantType.QInt8, extra_options={"WeightSymmetric": True})
+    quantize_static(
+        str(source),
+        str(target),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=activations,
+        weight_type=QuantType.QInt8,
+        extra_options={"WeightSymmetric": True},
+    )
     model, original = onnx.load(target), onnx.load(source)
     del model.metadata_props[:]
     model.metadata_props.extend(original.metadata_props)

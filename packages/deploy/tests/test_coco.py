@@ -17,8 +17,10 @@ from hexpath_deploy.nms import Detections
 
 def perfect(coco: Path) -> list[dict[str, Any]]:
     """Return the boxes of a COCO file as detections."""
-    return [{"image_id": box["image_id"], "category_id": box["category_id"], "bbox": box["bbox"], "score": 0.9}
-            for box in json.loads(coco.read_text())["annotations"]]
+    return [
+        {"image_id": box["image_id"], "category_id": box["category_id"], "bbox": box["bbox"], "score": 0.9}
+        for box in json.loads(coco.read_text())["annotations"]
+    ]
 
 
 def test_perfect_detections(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,8 +32,12 @@ def test_perfect_detections(made: Made, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_half_shifted_boxes(made: Made) -> None:
-    """Boxes of 24 pixels shifted by 6 overlap by 18/30 = 0.6: they count at 0.50, 0.55 and 0.60, so 3 of 10."""
-    results = [{**result, "bbox": [result["bbox"][0] + 6, *result["bbox"][1:]]} for result in perfect(made.coco)]
+    """Boxes of 24 pixels shifted by 6 overlap by 18/30 = 0.6: they count at 0.50, 0.55 and 0.60,
+    so 3 of 10.
+    """
+    results = [
+        {**result, "bbox": [result["bbox"][0] + 6, *result["bbox"][1:]]} for result in perfect(made.coco)
+    ]
     found = score(read_split(made.coco), results, image_ids=range(1, 13))
     assert found.metrics["map50"] == pytest.approx(1)
     assert found.metrics["map"] == pytest.approx(0.3)
@@ -57,16 +63,23 @@ def test_images_without_boxes(made: Made, tmp_path: Path) -> None:
 
 
 def test_class_order(made: Made) -> None:
-    with pytest.raises(DatasetError, match="class 0 is 'green' in the model's metadata and 'red'.*wrong class order"):
+    with pytest.raises(
+        DatasetError, match=r"class 0 is 'green' in the model's metadata and 'red'.*wrong class order"
+    ):
         check_names(read_split(made.coco), ["green", "red"])
     with pytest.raises(DatasetError, match="the model has 1 classes"):
         check_names(read_split(made.coco), ["red"])
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (None, "no such COCO file"), ("{", "is no COCO file"), ("[]", "is no COCO file"),
-    ('{"images": [], "categories": [], "annotations": []}', "holds no images"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such COCO file"),
+        ("{", "is no COCO file"),
+        ("[]", "is no COCO file"),
+        ('{"images": [], "categories": [], "annotations": []}', "holds no images"),
+    ],
+)
 def test_no_coco(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "val.json").write_text(text)
@@ -83,9 +96,12 @@ def test_sample_is_spread_and_sorted(made: Made) -> None:
 
 
 def test_results_are_xywh() -> None:
-    found = Detections(boxes=np.array([[1, 2, 4, 8]], np.float32), scores=np.array([0.5], np.float32), classes=np.array([1]))
+    found = Detections(
+        boxes=np.array([[1, 2, 4, 8]], np.float32), scores=np.array([0.5], np.float32), classes=np.array([1])
+    )
     assert to_results(found, image_id=3, categories=[10, 20]) == [
-        {"image_id": 3, "category_id": 20, "bbox": [1, 2, 3, 6], "score": 0.5}]
+        {"image_id": 3, "category_id": 20, "bbox": [1, 2, 3, 6], "score": 0.5}
+    ]
 
 
 def test_evaluate_float_model(made: Made, tmp_path: Path) -> None:
@@ -107,19 +123,35 @@ def test_other_dataset_warns(made: Made, tmp_path: Path, capsys: pytest.CaptureF
     data = json.loads(made.coco.read_text())
     data["info"]["fingerprint"] = "sha256:" + "9" * 64
     (tmp_path / "other.json").write_text(json.dumps(data))
-    command = ["evaluate", str(made.model), "--coco", str(tmp_path / "other.json"), "--out", str(tmp_path / "e.json")]
+    command = [
+        "evaluate",
+        str(made.model),
+        "--coco",
+        str(tmp_path / "other.json"),
+        "--out",
+        str(tmp_path / "e.json"),
+    ]
     assert main([*command, "--images", "2"]) == 0
     assert "was trained on dataset sha256:555" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "code", "message"), [
-    (["--backend", "emulater"], 83, "did you mean 'emulator'"),
-    (["--backend", "emulator"], 83, "give its folder with --compiled"),
-    (["--workers", "0"], 83, "at least one is needed"),
-    (["--images", "0"], 83, "evaluate at least one image"),
-])
-def test_bad_options(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str],
-                     code: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--backend", "emulater"], 83, "did you mean 'emulator'"),
+        (["--backend", "emulator"], 83, "give its folder with --compiled"),
+        (["--workers", "0"], 83, "at least one is needed"),
+        (["--images", "0"], 83, "evaluate at least one image"),
+    ],
+)
+def test_bad_options(
+    made: Made,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
     command = ["evaluate", str(made.model), "--coco", str(made.coco), "--out", str(tmp_path / "e.json")]
     assert main([*command, *arguments]) == code
     assert message in capsys.readouterr().err

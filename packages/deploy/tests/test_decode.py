@@ -12,13 +12,20 @@ from hexpath_deploy.nms import Detections, Settings, suppress
 from hexpath_deploy.preprocess import fit
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "ultralytics.npz")  # its README says how it was made
-RAW = RawHead(reg_max=16, levels=tuple(Level(stride=s, boxes=f"boxes_{s}", scores=f"scores_{s}") for s in (8, 16, 32)))
+RAW = RawHead(
+    reg_max=16, levels=tuple(Level(stride=s, boxes=f"boxes_{s}", scores=f"scores_{s}") for s in (8, 16, 32))
+)
 HEADS: list[Head] = [RAW, DecodedHead(boxes="b", scores="s"), PlainHead(output="o")]
 
 
 def outputs() -> dict[str, np.ndarray]:
     decoded = GOLDEN["decoded"]
-    return {**{name: GOLDEN[name] for name in RAW.outputs}, "b": decoded[:, :4], "s": decoded[:, 4:], "o": decoded}
+    return {
+        **{name: GOLDEN[name] for name in RAW.outputs},
+        "b": decoded[:, :4],
+        "s": decoded[:, 4:],
+        "o": decoded,
+    }
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head.name)
@@ -35,7 +42,9 @@ def test_equals_ultralytics(head: Head) -> None:
 
 def test_overlap_of_one_class_goes_the_weaker() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9], [20, 20, 30, 30]], np.float32)
-    found = Detections(boxes=boxes, scores=np.array([0.5, 0.9, 0.8, 0.1], np.float32), classes=np.array([0, 0, 1, 0]))
+    found = Detections(
+        boxes=boxes, scores=np.array([0.5, 0.9, 0.8, 0.1], np.float32), classes=np.array([0, 0, 1, 0])
+    )
     kept = suppress(found, settings=Settings())
     assert kept.scores.tolist() == pytest.approx([0.9, 0.8, 0.1])
     assert kept.classes.tolist() == [0, 1, 0]
@@ -50,7 +59,9 @@ def test_nothing_found() -> None:
 def test_at_most_300() -> None:
     corners = np.arange(1000, dtype=np.float32)[:, None] * 20
     boxes = np.concatenate([corners, corners, corners + 10, corners + 10], axis=1)
-    found = Detections(boxes=boxes, scores=np.linspace(0, 1, 1000, dtype=np.float32), classes=np.zeros(1000, int))
+    found = Detections(
+        boxes=boxes, scores=np.linspace(0, 1, 1000, dtype=np.float32), classes=np.zeros(1000, int)
+    )
     assert len(suppress(found, settings=Settings()).scores) == 300
 
 

@@ -20,7 +20,12 @@ from hexpath_deploy.targets import target
 def test_compile_writes_context_dlc_census(made: Made, compiled: Path) -> None:
     card = read(compiled / "compile.json")
     assert sorted(path.name for path in compiled.iterdir()) == [
-        "compile.json", "graph.json", "model.dlc", "model_ctx.bin", "model_ctx.onnx"]
+        "compile.json",
+        "graph.json",
+        "model.dlc",
+        "model_ctx.bin",
+        "model_ctx.onnx",
+    ]
     assert card["soc_model"] == 77
     assert card["cpu_ops"] == 0
     assert card["float_ops"] == 0
@@ -62,7 +67,14 @@ def test_agree_names_a_swapped_output(
     arrays["scores_8"] = arrays["scores_8"][:, ::-1]
     np.savez(tmp_path / "swapped.npz", **arrays)
     out = tmp_path / "agree.json"
-    command = ["agree", str(made.model), "--compiled", str(compiled), "--recorded", str(tmp_path / "swapped.npz")]
+    command = [
+        "agree",
+        str(made.model),
+        "--compiled",
+        str(compiled),
+        "--recorded",
+        str(tmp_path / "swapped.npz"),
+    ]
     assert main([*command, "--out", str(out)]) == 80
     assert "output 'scores_8'" in capsys.readouterr().err
     assert read(out)["verdict"] == "fail"
@@ -73,25 +85,44 @@ def test_agree_catches_wrong_input(made: Made, compiled: Path, tmp_path: Path, c
     arrays = dict(np.load(made.recorded))
     arrays["images"] = arrays["images"][:, ::-1].copy() if change == "channels" else arrays["images"] / 255
     np.savez(tmp_path / "wrong.npz", **arrays)
-    command = ["agree", str(made.model), "--compiled", str(compiled), "--recorded", str(tmp_path / "wrong.npz")]
+    command = [
+        "agree",
+        str(made.model),
+        "--compiled",
+        str(compiled),
+        "--recorded",
+        str(tmp_path / "wrong.npz"),
+    ]
     assert main([*command, "--out", str(tmp_path / "agree.json")]) == 80
 
 
-def test_agree_refuses_another_models_recording(made: Made, compiled: Path, tmp_path: Path,
-                                                capsys: pytest.CaptureFixture[str]) -> None:
+def test_agree_refuses_another_models_recording(
+    made: Made, compiled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.savez(tmp_path / "other.npz", images=np.zeros((1, 3, 64, 64), np.float32))
-    command = ["agree", str(made.model), "--compiled", str(compiled), "--recorded", str(tmp_path / "other.npz")]
+    command = [
+        "agree",
+        str(made.model),
+        "--compiled",
+        str(compiled),
+        "--recorded",
+        str(tmp_path / "other.npz"),
+    ]
     assert main([*command, "--out", str(tmp_path / "agree.json")]) == 81
     assert "no array 'boxes_8'" in capsys.readouterr().err
 
 
-def test_stale_artifact(made: Made, compiled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stale_artifact(
+    made: Made, compiled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["evaluate", str(made.model16), "--coco", str(made.coco), "--out", str(tmp_path / "e.json")]
     assert main([*command, "--backend", "emulator", "--compiled", str(compiled)]) == 81
     assert "was compiled from" in capsys.readouterr().err
 
 
-def test_touched_binary(made: Made, compiled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_touched_binary(
+    made: Made, compiled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in compiled.iterdir():
@@ -145,7 +176,9 @@ def test_profile(made: Made, tmp_path: Path) -> None:
     assert found["proxy"] == "qcs9075"
     assert 0 < found["low_ms"] <= found["value_ms"] <= found["high_ms"]
     assert found["tools"]["qairt"].startswith("2.")
-    assert record["by_io"]["quantized"]["latency"]["value_ms"] <= record["by_io"]["float"]["latency"]["value_ms"]
+    assert (
+        record["by_io"]["quantized"]["latency"]["value_ms"] <= record["by_io"]["float"]["latency"]["value_ms"]
+    )
     assert record["ddr"]["input_mb"] > 0
     assert record["ddr_mb"] == pytest.approx(sum(record["ddr"].values()))
 
@@ -158,7 +191,9 @@ def test_profile_without_estimate(made: Made, tmp_path: Path, capsys: pytest.Cap
 def test_fp16(made: Made, tmp_path: Path) -> None:
     needs_toolchain()
     folder = tmp_path / "fp16"
-    assert main(["compile", str(made.float_model), "--target", "iq-9075", "--fp16", "--out", str(folder)]) == 0
+    assert (
+        main(["compile", str(made.float_model), "--target", "iq-9075", "--fp16", "--out", str(folder)]) == 0
+    )
     card = read(folder / "compile.json")
     assert card["options"] == {"io": "float", "optimization": 3, "fp16": True}
     command = ["evaluate", str(made.float_model), "--coco", str(made.coco), "--out", str(tmp_path / "e.json")]

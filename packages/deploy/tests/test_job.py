@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import signal
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import onnx
@@ -57,7 +58,11 @@ def test_operator_that_the_npu_cannot_run_is_named(
 
 
 def job(tmp_path: Path, kind: str = "context") -> Job:
-    options = {"soc_model": "77", "htp_graph_finalization_optimization_mode": "3", "enable_htp_fp16_precision": "0"}
+    options = {
+        "soc_model": "77",
+        "htp_graph_finalization_optimization_mode": "3",
+        "enable_htp_fp16_precision": "0",
+    }
     return Job(request={"job": kind, "options": options}, scratch=tmp_path, subject=Path("m.onnx"))
 
 
@@ -73,8 +78,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None
 
 def test_crash_names_model_and_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stand_in(monkeypatch, tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    with pytest.raises(ToolchainCrashError, match=r"compiler crashed \(SIGSEGV\) on m\.onnx with soc_model 77, "
-                       r"--optimization 3, fp16 0: try --optimization 2"):
+    with pytest.raises(
+        ToolchainCrashError,
+        match=r"compiler crashed \(SIGSEGV\) on m\.onnx with soc_model 77, "
+        r"--optimization 3, fp16 0: try --optimization 2",
+    ):
         run_job(job(tmp_path), limit_s=30)
 
 
@@ -86,16 +94,34 @@ def test_worker_that_ends_oddly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def test_time_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stand_in(monkeypatch, tmp_path, "import time; time.sleep(60)")
-    with pytest.raises(ToolchainTimeoutError, match="emulator of m.onnx showed no progress for 0 s"):
+    with pytest.raises(ToolchainTimeoutError, match=r"emulator of m.onnx showed no progress for 0 s"):
         run_job(job(tmp_path, "emulate"), limit_s=0.2)
 
 
-@pytest.mark.parametrize(("error", "log", "kind", "message"), [
-    ("Unsupported model IR version: 14, max supported IR version: 13", "", UnreadableModelError, "model IR version: 14"),
-    ("failed", "write: No space left on device", DiskFullError, "no space left while Qualcomm's compiler"),
-    ("failed", "\x1b[1;31mx [E:onnxruntime:, f.cc:1 G] QNN says no\x1b[m", CompileError, "refused m.onnx.*QNN says no"),
-    ("what ORT says", "", CompileError, "what ORT says"),
-])
+@pytest.mark.parametrize(
+    ("error", "log", "kind", "message"),
+    [
+        (
+            "Unsupported model IR version: 14, max supported IR version: 13",
+            "",
+            UnreadableModelError,
+            "model IR version: 14",
+        ),
+        (
+            "failed",
+            "write: No space left on device",
+            DiskFullError,
+            "no space left while Qualcomm's compiler",
+        ),
+        (
+            "failed",
+            "\x1b[1;31mx [E:onnxruntime:, f.cc:1 G] QNN says no\x1b[m",
+            CompileError,
+            "refused m.onnx.*QNN says no",
+        ),
+        ("what ORT says", "", CompileError, "what ORT says"),
+    ],
+)
 def test_errors_are_translated(
     tmp_path: Path, error: str, log: str, kind: type[DeployError], message: str
 ) -> None:
@@ -113,16 +139,25 @@ def test_good_end(tmp_path: Path) -> None:
         check(job(tmp_path), -signal.SIGABRT)
 
 
-@pytest.mark.parametrize(("platform", "machine", "libc", "message"), [
-    ("darwin", "arm64", ("", ""), "need x86-64 Linux with glibc 2.35 or newer; this is"),
-    ("linux", "aarch64", ("glibc", "2.39"), "on aarch64"),
-    ("win32", "AMD64", ("", ""), "need x86-64 Linux"),
-    ("linux", "x86_64", ("glibc", "2.31"), "this is glibc 2.31"),
-    ("linux", "x86_64", ("", ""), "this is another C library"),
-])
+@pytest.mark.parametrize(
+    ("platform", "machine", "libc", "message"),
+    [
+        ("darwin", "arm64", ("", ""), "need x86-64 Linux with glibc 2.35 or newer; this is"),
+        ("linux", "aarch64", ("glibc", "2.39"), "on aarch64"),
+        ("win32", "AMD64", ("", ""), "need x86-64 Linux"),
+        ("linux", "x86_64", ("glibc", "2.31"), "this is glibc 2.31"),
+        ("linux", "x86_64", ("", ""), "this is another C library"),
+    ],
+)
 def test_unsupported_platform(
-    monkeypatch: pytest.MonkeyPatch, made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    platform: str, machine: str, libc: tuple[str, str], message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    made: Made,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    platform: str,
+    machine: str,
+    libc: tuple[str, str],
+    message: str,
 ) -> None:
     monkeypatch.setattr(toolchain.sys, "platform", platform)
     monkeypatch.setattr(toolchain.platform, "machine", lambda: machine)
@@ -138,7 +173,7 @@ def test_unsupported_platform(
 def test_toolchain_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "platform_problem", lambda: None)
     monkeypatch.setattr(toolchain.util, "find_spec", lambda name: None)
-    with pytest.raises(ToolchainMissingError, match="pip install 'onnxruntime-qnn>=2.7.0'"):
+    with pytest.raises(ToolchainMissingError, match=r"pip install 'onnxruntime-qnn>=2.7.0'"):
         toolchain.require()
 
 
@@ -158,14 +193,18 @@ def test_no_estimate(tmp_path: Path) -> None:
         read_estimate(tmp_path / "p.csv")
 
 
+def stop_in(writing: AbstractContextManager[Path]) -> None:
+    """Write something and fail."""
+    with writing as partial:
+        (partial / "f" if partial.is_dir() else partial).write_text("new")
+        raise RuntimeError("stop")
+
+
 def test_nothing_half_written(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a", "old")
-    with pytest.raises(RuntimeError, match="stop"), atomic_path(tmp_path / "a") as partial:
-        partial.write_text("new")
-        raise RuntimeError("stop")
-    with pytest.raises(RuntimeError, match="stop"), atomic_folder(tmp_path / "d") as folder:
-        (folder / "f").write_text("x")
-        raise RuntimeError("stop")
+    for writer, name in ((atomic_path, "a"), (atomic_folder, "d")):
+        with pytest.raises(RuntimeError, match="stop"):
+            stop_in(writer(tmp_path / name))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
 
@@ -177,8 +216,10 @@ def test_disk_full(tmp_path: Path) -> None:
         raise PermissionError("no")
 
 
-@pytest.mark.parametrize(("raised", "code"), [
-    (KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "full"), 85), (CompileError("bad\nthing"), 76)])
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [(KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "full"), 85), (CompileError("bad\nthing"), 76)],
+)
 def test_main_turns_errors_into_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException, code: int
 ) -> None:

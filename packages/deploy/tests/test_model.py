@@ -21,8 +21,13 @@ RESHAPED = {"output0": [1, 6, 84]}
 
 def plain(path: Path, **metadata: str | None) -> Path:
     """Write an Ultralytics-like export: one output (1, 4+2, 84), and only Ultralytics' metadata."""
-    node = helper.make_node("Constant", [], ["output0"], name="constant",
-                            value=onnx.numpy_helper.from_array(np.zeros((1, 6, 84), np.float32)))
+    node = helper.make_node(
+        "Constant",
+        [],
+        ["output0"],
+        name="constant",
+        value=onnx.numpy_helper.from_array(np.zeros((1, 6, 84), np.float32)),
+    )
     keep = helper.make_node("Relu", ["images"], ["unused"], name="relu")
     squares.save([keep, node], [], RESHAPED, path)
     model = onnx.load(path)
@@ -38,7 +43,12 @@ def plain(path: Path, **metadata: str | None) -> Path:
 
 def test_our_metadata(made: Made) -> None:
     model = read_model(made.model)
-    assert (model.name, model.task, model.names, model.imgsz) == ("squares", "detect", ("red", "green"), (64, 64))
+    assert (model.name, model.task, model.names, model.imgsz) == (
+        "squares",
+        "detect",
+        ("red", "green"),
+        (64, 64),
+    )
     assert model.quantized
     assert model.head.name == "raw"
     assert not read_model(made.float_model).quantized
@@ -51,25 +61,34 @@ def test_ultralytics_metadata_is_enough(tmp_path: Path) -> None:
     assert model.pad_value == 114
 
 
-@pytest.mark.parametrize(("metadata", "message"), [
-    ({"task": None, "names": None}, "has no metadata task, names"),
-    ({"task": "segment"}, "is for task 'segment'"),
-    ({"task": "detekt"}, "did you mean 'detect'"),
-    ({"names": "{0: 'a', 2: 'b'}"}, "must map 0..N-1 to names"),
-    ({"names": "__import__('os')"}, "metadata 'names' is unreadable"),
-    ({"imgsz": "[32, 32]"}, r"input 'images' has shape \[1, 3, 64, 64\], but the metadata's imgsz demands"),
-    ({"imgsz": "64"}, "must be .height, width."),
-    ({"names": "{0: 'a'}"}, "the metadata is another model's"),
-    ({"end2end": "True"}, "not Ultralytics' single detection output"),
-    ({"hexpath.input": "{"}, "metadata 'hexpath.input' is no JSON"),
-    ({"hexpath.input": "[]"}, "holds a list, expected a JSON object"),
-    ({"hexpath.input": '{"color": "BGR"}'}, "color 'BGR' is not supported"),
-    ({"hexpath.input": '{"name": "x"}'}, "hexpath.input names 'x', the graph takes images"),
-    ({"hexpath.outputs": '{"format": "yolo-rav"}'}, "did you mean 'yolo-raw'"),
-    ({"hexpath.outputs": '{"format": "yolo-plain"}'}, "hexpath.outputs cannot be read"),
-    ({"hexpath.outputs": '{"format": "yolo-plain", "output": "x"}'}, "names output 'x', the graph has output0"),
-    ({"hexpath.outputs": '{"format": "yolo-raw", "scores": "probabilities"}'}, "expected 'logits'"),
-])
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"task": None, "names": None}, "has no metadata task, names"),
+        ({"task": "segment"}, "is for task 'segment'"),
+        ({"task": "detekt"}, "did you mean 'detect'"),
+        ({"names": "{0: 'a', 2: 'b'}"}, "must map 0..N-1 to names"),
+        ({"names": "__import__('os')"}, "metadata 'names' is unreadable"),
+        (
+            {"imgsz": "[32, 32]"},
+            r"input 'images' has shape \[1, 3, 64, 64\], but the metadata's imgsz demands",
+        ),
+        ({"imgsz": "64"}, "must be .height, width."),
+        ({"names": "{0: 'a'}"}, "the metadata is another model's"),
+        ({"end2end": "True"}, "not Ultralytics' single detection output"),
+        ({"hexpath.input": "{"}, "metadata 'hexpath.input' is no JSON"),
+        ({"hexpath.input": "[]"}, "holds a list, expected a JSON object"),
+        ({"hexpath.input": '{"color": "BGR"}'}, "color 'BGR' is not supported"),
+        ({"hexpath.input": '{"name": "x"}'}, "hexpath.input names 'x', the graph takes images"),
+        ({"hexpath.outputs": '{"format": "yolo-rav"}'}, "did you mean 'yolo-raw'"),
+        ({"hexpath.outputs": '{"format": "yolo-plain"}'}, "hexpath.outputs cannot be read"),
+        (
+            {"hexpath.outputs": '{"format": "yolo-plain", "output": "x"}'},
+            "names output 'x', the graph has output0",
+        ),
+        ({"hexpath.outputs": '{"format": "yolo-raw", "scores": "probabilities"}'}, "expected 'logits'"),
+    ],
+)
 def test_metadata_that_lies(tmp_path: Path, metadata: dict[str, str], message: str) -> None:
     with pytest.raises(MetadataError, match=message):
         read_model(plain(tmp_path / "model.onnx", **metadata))
@@ -81,9 +100,11 @@ def test_permuted_outputs(made: Made, tmp_path: Path) -> None:
     swapped = json.loads(json.dumps(squares.RAW))
     for level in swapped["levels"]:
         level["boxes"], level["scores"] = level["scores"], level["boxes"]
-    next(entry for entry in model.metadata_props if entry.key == "hexpath.outputs").value = json.dumps(swapped)
+    next(entry for entry in model.metadata_props if entry.key == "hexpath.outputs").value = json.dumps(
+        swapped
+    )
     onnx.save(model, tmp_path / "swapped.onnx")
-    with pytest.raises(MetadataError, match="output 'scores_8' has shape .* demands"):
+    with pytest.raises(MetadataError, match=r"output 'scores_8' has shape .* demands"):
         read_model(tmp_path / "swapped.onnx")
 
 
@@ -109,9 +130,14 @@ def test_wrong_input_type_and_count(tmp_path: Path) -> None:
         read_model(path)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (None, "no such model"), (b"", r"is empty \(0 bytes\)"), (b"no model at all" * 9, "is no ONNX model"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such model"),
+        (b"", r"is empty \(0 bytes\)"),
+        (b"no model at all" * 9, "is no ONNX model"),
+    ],
+)
 def test_no_model(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "model.onnx"
     if content is not None:
@@ -174,11 +200,18 @@ def test_quantized_io(made: Made) -> None:
 def test_output_that_is_read_inside_too() -> None:
     """The DequantizeLinear of an output stays where the graph reads it too."""
     scale = [squares.constant("s", 0.5), squares.constant("z", 3, np.uint8)]
-    nodes = [helper.make_node("Abs", ["x"], ["a"]), helper.make_node("QuantizeLinear", ["a", "s", "z"], ["q"]),
-             helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]), helper.make_node("Relu", ["y"], ["r"])]
+    nodes = [
+        helper.make_node("Abs", ["x"], ["a"]),
+        helper.make_node("QuantizeLinear", ["a", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+        helper.make_node("Relu", ["y"], ["r"]),
+    ]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y", "r")]
-    model = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:], scale), ir_version=10,
-                              opset_imports=[helper.make_opsetid("", 21)])
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", values[:1], values[1:], scale),
+        ir_version=10,
+        opset_imports=[helper.make_opsetid("", 21)],
+    )
     boundary = quantize_io(model)
     onnx.checker.check_model(model, full_check=True)
     assert boundary.inputs == {}
@@ -188,7 +221,7 @@ def test_output_that_is_read_inside_too() -> None:
 
 
 def test_unreadable_boundary() -> None:
-    with pytest.raises(MetadataError, match="'hexpath.boundary' cannot be read"):
+    with pytest.raises(MetadataError, match=r"'hexpath.boundary' cannot be read"):
         read_boundary({"hexpath.boundary": "{}"})
     assert not Boundary(inputs={}, outputs={})
 
@@ -197,5 +230,5 @@ def test_onnx_runtime_refuses(made: Made, tmp_path: Path) -> None:
     model = onnx.load(made.float_model)
     model.ir_version = 99
     onnx.save(model, tmp_path / "new.onnx")
-    with pytest.raises(UnreadableModelError, match="ONNX Runtime .* refuses .*IR version"):
+    with pytest.raises(UnreadableModelError, match=r"ONNX Runtime .* refuses .*IR version"):
         OrtNetwork(read_model(tmp_path / "new.onnx"))

@@ -29,7 +29,7 @@ from hexpath_deploy.ort import OrtNetwork
 Outputs: TypeAlias = Mapping[str, Floats]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
-# Chosen by measurement (README, "Agreement"): 8-bit graphs of trained detectors agree at 25 to 40 dB and better, a
+# Chosen by measurement (README, "Agreement"): 8-bit graphs of trained detectors agree at 25 dB and better, a
 # swapped or wrongly scaled tensor falls below 10 dB; 16-bit and FP16 graphs agree at 45 dB and better.
 MIN_SQNR_DB = {8: 20.0, 16: 30.0}
 PAIRS = {
@@ -142,7 +142,8 @@ def compare_all(
 def compare(
     reference: Floats, other: Floats, *, name: str, encoding: Encoding | None, least: float | None
 ) -> dict[str, Any]:
-    """Return SQNR in dB, cosine and the largest difference of one output, in its unit and in steps of its scale.
+    """Return SQNR in dB, cosine and the largest difference of one output, in its unit and in steps of "
+    "its scale.
 
     SQNR = 10 log10(sum(reference^2) / sum((reference - other)^2)); absent when both are identical.
     """

@@ -19,7 +19,10 @@ from hexpath_deploy.nms import Detections
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """One split of a dataset. `images` are COCO's entries by ascending id, `categories` the category id of each class."""
+    """One split of a dataset.
+
+    `images` are COCO's entries by ascending id, `categories` the category id of each class.
+    """
 
     path: Path
     sha256: str
@@ -76,7 +79,8 @@ def check_names(split: Split, names: Sequence[str]) -> None:
     for index, (ours, theirs) in enumerate(zip(names, split.names, strict=True)):
         if ours != theirs:
             raise DatasetError(
-                f"class {index} is '{ours}' in the model's metadata and '{theirs}' in {split.path}: wrong class "
+                f"class {index} is '{ours}' in the model's metadata and '{theirs}' in {split.path}: "
+                "wrong class "
                 "order, or the model of another dataset"
             )
 
@@ -107,7 +111,9 @@ def to_results(found: Detections, *, image_id: int, categories: Sequence[int]) -
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """`metrics` has map50 and map (mAP50-95) as fractions; `per_class` the same by class, classes without boxes absent."""
+    """`metrics` has map50 and map (mAP50-95) as fractions; `per_class` the same,
+    without classes that have no boxes.
+    """
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]]
@@ -138,7 +144,9 @@ def score(
 
 
 def averages(precision: Any) -> dict[str, float]:
-    """Return map50 and map of a table (IoU thresholds 0.50 to 0.95, recalls, ...); -1 marks what does not exist."""
+    """Return map50 and map of a table (IoU thresholds, recalls,
+    ...) in which -1 marks what does not exist.
+    """
     return {
         name: float(part[part > -1].mean()) for name, part in (("map50", precision[0]), ("map", precision))
     }

@@ -69,14 +69,21 @@ def raw_level(outputs: Outputs, *, level: Level, reg_max: int, settings: Setting
 
 
 def distances(bins: Floats) -> Floats:
-    """Return the expected distance (4, N) in cells of DFL logits (4, reg_max, N): sum_i i * softmax(bins)_i."""
+    """Return the expected distance (4, N) in cells of DFL logits (4, reg_max, N).
+
+    Sum_i i * softmax(bins)_i.
+    """
     shifted = np.exp(bins - bins.max(axis=1, keepdims=True))
     weights = np.arange(bins.shape[1], dtype=np.float32)
-    return (np.einsum("sbn,b->sn", shifted, weights) / shifted.sum(axis=1)).astype(np.float32)
+    expected: Floats = np.einsum("sbn,b->sn", shifted, weights).astype(np.float32)
+    expected /= shifted.sum(axis=1)
+    return expected
 
 
 def corners_of(sides: Floats, anchors: npt.NDArray[np.intp], *, columns: int, stride: int) -> Floats:
-    """Return boxes (N, 4) xyxy in input pixels of left, top, right, bottom (4, N) in cells around cell centres."""
+    """Return boxes (N, 4) xyxy in input pixels of left, top, right, bottom (4,
+    N) in cells around cell centres.
+    """
     x, y = anchors % columns + 0.5, anchors // columns + 0.5
     left, top, right, bottom = sides
     return (np.stack([x - left, y - top, x + right, y + bottom], axis=1) * stride).astype(np.float32)

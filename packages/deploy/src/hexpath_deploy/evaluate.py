@@ -1,4 +1,7 @@
-"""mAP of an exported model on ONNX Runtime, or of its compiled artifact on the emulator: the same code for both."""
+"""mAP of an exported model on ONNX Runtime, or of its compiled artifact on the emulator.
+
+The same code for both.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ from hexpath_deploy.preprocess import letterbox, read_image, to_input
 from hexpath_deploy.progress import Progress
 
 BACKENDS = ("ort", "emulator")
-FLOAT32_NOTE = "run in float32: ONNX Runtime's CPU has no FP16 as the NPU has; the emulator's figures are of the FP16 graph"
+FLOAT32_NOTE = (
+    "run in float32, which is not FP16 as the NPU has it: the emulator's figures are of the FP16 graph"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +171,10 @@ def on_emulator(
     out: Path,
     clock: Clock,
 ) -> Iterator[tuple[dict[str, Any], dict[str, Floats], Any]]:
-    """Yield (image, outputs, letterbox) of the compiled artifact; what an interrupted run left is not run again."""
+    """Yield (image, outputs, letterbox) of the compiled artifact.
+
+    What an interrupted run left is not run again.
+    """
     # The folder's name holds what the outputs depend on beside the artifact: other images get another folder.
     work = work_path(out) / split.sha256[:16]
     feeds = {

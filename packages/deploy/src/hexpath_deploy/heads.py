@@ -26,7 +26,9 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class RawHead:
-    """Head tensors as the last convolutions give them: DFL logits (left, top, right, bottom) and class logits."""
+    """Head tensors as the last convolutions give them: DFL logits (left, top, right,
+    bottom) and class logits.
+    """
 
     reg_max: int
     levels: tuple[Level, ...]
@@ -124,7 +126,8 @@ def check_head(head: Head, *, shapes: Shapes, classes: int, imgsz: tuple[int, in
         if shapes[name] != wanted:
             raise MetadataError(
                 f"output '{name}' has shape {list(shapes[name])}, but the metadata ({classes} classes, image "
-                f"{imgsz[0]}x{imgsz[1]}, head {head.name}) demands {list(wanted)}: the metadata is another model's"
+                f"{imgsz[0]}x{imgsz[1]}, head {head.name}) demands {list(wanted)}: the metadata is "
+                "another model's"
             )
 
 

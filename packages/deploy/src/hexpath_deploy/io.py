@@ -40,7 +40,9 @@ class Encoding:
     dtype: str
 
     def quantize(self, values: Floats) -> Array:
-        """Return the stored numbers of `values`, rounded half to even and saturated, as QuantizeLinear does."""
+        """Return the stored numbers of `values`, rounded half to even and saturated,
+        as QuantizeLinear does.
+        """
         limits = np.iinfo(self.dtype)
         stored = np.rint(values / np.float32(self.scale)) + self.zero_point
         saturated: Array = np.clip(stored, limits.min, limits.max).astype(self.dtype)
@@ -158,7 +160,9 @@ def rename_input(graph: onnx.GraphProto, *, old: str, new: str) -> None:
 
 
 def encoding_of(graph: onnx.GraphProto, node: onnx.NodeProto) -> Encoding | None:
-    """Return the encoding of a Quantize- or DequantizeLinear node, or None when it is not one per-tensor constant."""
+    """Return the encoding of a Quantize- or DequantizeLinear node,
+    or None when it is not one per-tensor constant.
+    """
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name in node.input[1:]}
     constants |= {
         made.output[0]: attribute.t

@@ -114,7 +114,8 @@ def check_external(proto: onnx.ModelProto, path: Path) -> None:
         for entry in tensor.external_data:
             if entry.key == "location" and not (folder / entry.value).resolve().is_relative_to(folder):
                 raise UnreadableModelError(
-                    f"{path}: tensor '{tensor.name}' takes its data from '{entry.value}', outside the model's "
+                    f"{path}: tensor '{tensor.name}' takes its data from '{entry.value}', outside the "
+                    "model's "
                     "folder: a model may only read files beside it"
                 )
 
@@ -131,7 +132,8 @@ def check_static(proto: onnx.ModelProto, path: Path) -> None:
         loose = [dim.dim_param or f"dimension {i}" for i, dim in enumerate(dims) if dim.dim_value <= 0]
         if loose or not dims:
             raise DynamicShapeError(
-                f"{path}: '{value.name}' has dynamic dimensions ({', '.join(loose) or 'unknown rank'}): export with a "
+                f"{path}: '{value.name}' has dynamic dimensions ({', '.join(loose) or 'unknown rank'}): "
+                "export with a "
                 "fixed batch and image size (Ultralytics: dynamic=False, imgsz=[H, W], batch=1)"
             )
 
@@ -141,7 +143,8 @@ def check_metadata(metadata: Mapping[str, str], path: Path) -> None:
     missing = [key for key in ("task", "names", "imgsz") if key not in metadata]
     if missing:
         raise MetadataError(
-            f"{path} has no metadata {', '.join(missing)}: export it with hexpath-models, or with Ultralytics, "
+            f"{path} has no metadata {', '.join(missing)}: export it with hexpath-models, or with "
+            "Ultralytics, "
             "which write task, names and imgsz into metadata_props"
         )
     if metadata["task"] not in TASKS:
@@ -199,7 +202,8 @@ def check_input(value: onnx.ValueInfoProto, imgsz: tuple[int, int]) -> None:
     shape = shape_of(value)
     if shape != (1, 3, *imgsz):
         raise MetadataError(
-            f"input '{value.name}' has shape {list(shape)}, but the metadata's imgsz demands {[1, 3, *imgsz]}: "
+            f"input '{value.name}' has shape {list(shape)}, but the metadata's imgsz demands "
+            f"{[1, 3, *imgsz]}: "
             "the metadata is another model's, or the batch is not 1"
         )
     if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:

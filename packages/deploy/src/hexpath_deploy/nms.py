@@ -14,7 +14,10 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`confidence`: lowest score; `iou`: overlap from which the weaker of one class goes; at most `detections` an image."""
+    """`confidence`: lowest score; `iou`: overlap from which the weaker of one class goes.
+
+    At most `detections` an image.
+    """
 
     confidence: float = 0.001
     iou: float = 0.7

@@ -14,7 +14,8 @@ def ort_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions of ONNX Runtime, which share no base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    kinds = [kind for kind in vars(state).values() if isinstance(kind, type)]
+    return tuple(kind for kind in kinds if issubclass(kind, Exception))
 
 
 class OrtNetwork:
@@ -37,7 +38,8 @@ class OrtNetwork:
             self.session = ort.InferenceSession(str(model.path), settings, providers=["CPUExecutionProvider"])
         except ort_errors() as error:
             raise UnreadableModelError(
-                f"ONNX Runtime {ort.__version__} refuses {model.path} ({str(error)[-300:]}): export it again, with "
+                f"ONNX Runtime {ort.__version__} refuses {model.path} ({str(error)[-300:]}): export it "
+                "again, with "
                 "an IR version and opset that this ONNX Runtime knows"
             ) from error
         self.names = [value.name for value in self.session.get_outputs()]

@@ -21,7 +21,9 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Letterbox:
-    """How an image of `original` (height, width) lies in a canvas: scaled to `inner`, then padded at `top`, `left`."""
+    """How an image of `original` (height, width) lies in a canvas: scaled to `inner`,
+    then padded at `top`, `left`.
+    """
 
     original: tuple[int, int]
     canvas: tuple[int, int]
@@ -77,7 +79,9 @@ def letterbox(pixels: Pixels, *, canvas: tuple[int, int], pad_value: int = 114) 
 
 
 def resize(pixels: Pixels, *, size: tuple[int, int]) -> Pixels:
-    """Resize bilinearly to `size` (height, width): half-pixel centres, no antialiasing, like cv2.INTER_LINEAR."""
+    """Resize bilinearly to `size` (height, width): half-pixel centres, no antialiasing,
+    like cv2.INTER_LINEAR.
+    """
     if pixels.shape[:2] == size:
         return pixels
     y0, y1, fy = taps(pixels.shape[0], size[0])

@@ -105,7 +105,8 @@ def warn_missing(found: Estimate, path: Path) -> None:
     """Say so when the estimate leaves operators out."""
     if found.missing_ops:
         print(
-            f"hexpath-deploy: warning: the estimate of {path} leaves out {found.missing_ops} operators without a "
+            f"hexpath-deploy: warning: the estimate of {path} leaves out {found.missing_ops} operators "
+            "without a "
             "known cost: it is too low",
             file=sys.stderr,
         )

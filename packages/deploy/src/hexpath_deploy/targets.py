@@ -44,7 +44,10 @@ def targets() -> dict[str, Target]:
 
 
 def parse(*, name: str, entry: dict[str, Any], sources: Mapping[str, str]) -> Target:
-    """Make one target of its table; unknown keys and unknown sources are programming errors of the data file."""
+    """Make one target of its table.
+
+    Unknown keys and unknown sources are programming errors of the data file.
+    """
     documents = {figure: sources[key] for figure, key in entry["sources"].items()}
     return Target(**{**entry, "name": name, "aliases": tuple(entry["aliases"]), "sources": documents})
 
@@ -74,7 +77,8 @@ def estimated_by(wanted: Target) -> Target:
         return targets()[wanted.proxy]
     able = ", ".join(entry.name for entry in targets().values() if entry.estimate)
     raise EstimateError(
-        f"Qualcomm's compiler gives no latency estimate for {wanted.name} (soc_model {wanted.soc_model}) and no "
+        f"Qualcomm's compiler gives no latency estimate for {wanted.name} (soc_model "
+        f"{wanted.soc_model}) and no "
         f"proxy is known: measure on the device, or estimate for one of {able}"
     )
 

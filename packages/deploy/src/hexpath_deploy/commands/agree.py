@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         for row in rows:
             figure = f"{row['sqnr_db']:.1f} dB" if "sqnr_db" in row else "identical"
             print(
-                f"{pair} {row['name']}: {figure}, cosine {row['cosine']:.6f}, at most {row['max_abs']:.4g} apart"
+                f"{pair} {row['name']}: {figure}, cosine {row['cosine']:.6f}, at most "
+                f"{row['max_abs']:.4g} apart"
             )
     return 0

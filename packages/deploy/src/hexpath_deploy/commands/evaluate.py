@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     for name, figures in {"all": record["metrics"], **record["per_class"]}.items():
         print(f"{name}: mAP50 {figures['map50']:.4f}, mAP50-95 {figures['map']:.4f}")
     print(
-        f"{record['images']} images ({record['sample']}) on {record['evaluated_on']} in {record['seconds']:.1f} s"
+        f"{record['images']} images ({record['sample']}) on {record['evaluated_on']} in "
+        f"{record['seconds']:.1f} s"
     )
     return 0

@@ -11,7 +11,9 @@ from typing import Any
 def add_parser(subparsers: Any) -> None:
     """Register the subcommand."""
     parser = subparsers.add_parser("targets", help="list the devices that can be compiled for")
-    parser.add_argument("name", nargs="?", metavar="TARGET", help="only this one; an error when it is unknown")
+    parser.add_argument(
+        "name", nargs="?", metavar="TARGET", help="only this one; an error when it is unknown"
+    )
     parser.add_argument("--json", action="store_true", help="with the source of each figure, as JSON")
 
 

@@ -18,7 +18,9 @@ from hexpath_deploy.model import Model
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A folder that `compile` wrote: `context` wraps the binary, `boundary` says which tensors are quantized."""
+    """A folder that `compile` wrote: `context` wraps the binary,
+    `boundary` says which tensors are quantized.
+    """
 
     folder: Path
     context: Path
@@ -42,7 +44,8 @@ def open_artifact(folder: Path, *, model: Model) -> Artifact:
     card = read_json(folder / CARD)
     if card["model_sha256"] != model.sha256:
         raise StaleArtifactError(
-            f"{folder} was compiled from {card['model']} (sha256 {card['model_sha256'][:12]}), but {model.path} is "
+            f"{folder} was compiled from {card['model']} (sha256 {card['model_sha256'][:12]}), but "
+            f"{model.path} is "
             f"{model.sha256[:12]}: compile it again"
         )
     context, binary = folder / card["context"], folder / card["binary"]

@@ -1,4 +1,6 @@
-"""Running a compiled model on Qualcomm's bit-accurate emulator, in parallel processes, and going on after a kill."""
+"""Running a compiled model on Qualcomm's bit-accurate emulator, in parallel processes,
+and going on after a kill.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def emulate(
 ) -> None:
     """Run the compiled model on each image and leave the outputs in `work`, for `load_outputs`.
 
-    `images` maps a key, usable as a file name, to a function that makes float32 (1, 3, H, W). What is already there
+    `images` maps a key, usable as a file name, to a function that makes float32 (1, 3, H, W). What is there
     for the same artifact is not run again. `limit_s` is how long one image may take.
 
     Raises:

@@ -72,7 +72,9 @@ def read_estimate(path: Path) -> Estimate:
 
 
 def read_rows(path: Path) -> dict[str, int]:
-    """Return value by name of the rows below `Performance Estimates`, bounds as `name/lower`, `name/upper`."""
+    """Return value by name of the rows below `Performance Estimates`, bounds as `name/lower`,
+    `name/upper`.
+    """
     found: dict[str, int] = {}
     inside = False
     with path.open(newline="", encoding="utf-8", errors="replace") as file:

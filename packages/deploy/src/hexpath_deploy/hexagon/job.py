@@ -85,7 +85,8 @@ def wait(
             done, since = now, time.monotonic()
         if time.monotonic() - since > limit_s:
             raise ToolchainTimeoutError(
-                f"Qualcomm's {stage(jobs[0])} of {jobs[0].subject} showed no progress for {limit_s:.0f} s and was "
+                f"Qualcomm's {stage(jobs[0])} of {jobs[0].subject} showed no progress for {limit_s:.0f} "
+                "s and was "
                 "stopped: raise --time-limit, or try a smaller model"
             )
     pulse()
@@ -145,7 +146,8 @@ def translate(error: str, *, log: str, job: Job) -> DeployError:
         named = ", ".join(f"{kind} '{name}'" for name, kind in nodes[:12])
         more = f" and {len(nodes) - 12} more" if len(nodes) > 12 else ""
         return UnsupportedOperatorError(
-            f"{job.subject}: the NPU cannot run {named}{more} as they are{reasons(log)}: replace them, quantize their "
+            f"{job.subject}: the NPU cannot run {named}{more} as they are{reasons(log)}: replace them, "
+            "quantize their "
             "inputs and outputs, or cut the graph before them and compute the rest outside"
         )
     if "Unsupported model IR version" in error or "Unsupported model opset" in error:

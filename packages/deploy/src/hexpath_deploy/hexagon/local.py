@@ -63,7 +63,8 @@ def compile_model(
     Every operator is on the NPU afterwards: there is no fallback.
 
     Raises:
-        ToolchainMissingError, UnsupportedOperatorError, CompileError, ToolchainCrashError, ToolchainTimeoutError.
+        ToolchainMissingError, UnsupportedOperatorError, CompileError, ToolchainCrashError,
+        ToolchainTimeoutError.
     """
     toolchain.require()
     began = time.monotonic()

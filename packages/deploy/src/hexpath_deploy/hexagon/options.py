@@ -21,7 +21,10 @@ PROTOBUF_LIMIT = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`io`: float tensors at the graph's border, or quantized ones; `optimization` 1 to 3; `fp16` for float models."""
+    """`io`: float tensors at the graph's border, or quantized ones; `optimization` 1 to 3.
+
+    `fp16` for float models.
+    """
 
     io: str
     optimization: int = 3
@@ -46,7 +49,8 @@ def choose(
         raise OptionError(f"optimization {optimization} is not one of 1, 2, 3")
     if not model.quantized and not fp16:
         raise OptionError(
-            f"{model.path} holds no QuantizeLinear node, it is a float model: compile it with --fp16, or quantize it first"
+            f"{model.path} holds no QuantizeLinear node, it is a float model: compile it with --fp16, "
+            "or quantize it first"
         )
     if model.quantized and fp16:
         raise OptionError(
@@ -60,7 +64,9 @@ def choose(
 
 
 def provider_options(options: Options, *, soc_model: int) -> dict[str, str]:
-    """Return the provider's options; a float model needs FP16 switched on, a quantized one must not get it silently."""
+    """Return the provider's options; a float model needs FP16 switched on,
+    a quantized one must not get it silently.
+    """
     return {
         "soc_model": str(soc_model),
         "htp_graph_finalization_optimization_mode": str(options.optimization),

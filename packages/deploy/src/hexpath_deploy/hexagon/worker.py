@@ -96,9 +96,10 @@ def main() -> int:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     request = json.loads(Path("request.json").read_text(encoding="utf-8"))
     result: dict[str, str] = {}
+    refusals: tuple[type[Exception], ...] = (*ort_errors(), RuntimeError, OSError, ValueError)
     try:
         JOBS[request["job"]](request)
-    except (*ort_errors(), RuntimeError, OSError, ValueError) as error:
+    except refusals as error:
         result["error"] = str(error)
     Path("result.json").write_text(json.dumps(result), encoding="utf-8")
     sys.stdout.flush()
