@@ -77,7 +77,7 @@ def lines_mask(lines: Sequence[tuple[Point, Point]], *, width_px: float, size: i
 
 def texture(material: Material, *, rng: np.random.Generator, size: int) -> Float:
     """Return float32 (size, size, 3): the material between its two colours, with grain."""
-    mix = np.clip(0.5 + 0.4 * fractal_noise(rng, size=size, cells=3, octaves=4), 0, 1)
+    mix = np.clip(0.5 + 0.3 * fractal_noise(rng, size=size, cells=3, octaves=4), 0, 1)
     grain = 1 + np.float32(material.grain) * rng.standard_normal((size, size), dtype=np.float32)
     tint = colour_array(rng.normal(1, 0.025, 3) * rng.normal(1, 0.06))
     first, second = colour_array(material.colour) * tint, colour_array(material.other) * tint
@@ -101,7 +101,7 @@ def paint_flat(canvas: Canvas, cover: Float, *, colour: tuple[float, float, floa
     canvas.rgb[rows, columns] += share * (colour_array(colour) - canvas.rgb[rows, columns])
 
 
-SHADOW_STRENGTH = {"day": 0.52, "dusk": 0.36, "night": 0.12}
+SHADOW_STRENGTH = {"day": 0.45, "dusk": 0.33, "night": 0.12}
 
 
 def add_shadow(canvas: Canvas, cover: Float) -> None:

@@ -60,7 +60,7 @@ def _surface(material: Material, canvas: Canvas, *, rng: np.random.Generator) ->
     angle, period_m = rng.uniform(0, np.pi), rng.uniform(0.5, 0.9)
     rows, columns = np.mgrid[0 : canvas.size, 0 : canvas.size].astype(np.float32)
     phase = (columns * np.cos(angle) + rows * np.sin(angle)) * (2 * np.pi / (period_m * canvas.view.px_per_m))
-    furrows: Float = surface * over_channels((1 + 0.10 * np.sin(phase)).astype(np.float32))
+    furrows: Float = surface * over_channels((1 + 0.07 * np.sin(phase)).astype(np.float32))
     return furrows
 
 

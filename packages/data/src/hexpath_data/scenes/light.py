@@ -15,8 +15,8 @@ _TINT: dict[str, tuple[float, float, float]] = {
     "dusk": (1.06, 0.95, 0.84),
     "night": (0.85, 0.95, 1.12),
 }
-_GAIN = {"day": (0.9, 1.15), "dusk": (0.75, 0.95), "night": (0.46, 0.62)}
-_NOISE = {"day": (0.005, 0.012), "dusk": (0.008, 0.018), "night": (0.012, 0.026)}
+_GAIN = {"day": (0.9, 1.15), "dusk": (0.78, 0.98), "night": (0.55, 0.72)}
+_NOISE = {"day": (0.004, 0.010), "dusk": (0.006, 0.014), "night": (0.010, 0.020)}
 
 
 def expose(canvas: Canvas, *, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -47,7 +47,7 @@ def _street_lamps(canvas: Canvas, *, rng: np.random.Generator) -> Float:
 
 def _sharpness(image: Float, *, rng: np.random.Generator) -> Float:
     picture = Image.fromarray(_to_bytes(image))
-    picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 0.8))))
+    picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.6))))
     blurred: Float = np.asarray(picture, dtype=np.float32) * np.float32(1 / 255)
     if rng.random() < 0.15:
         shift = (int(rng.integers(-2, 3)), int(rng.integers(-2, 3)))

@@ -54,34 +54,34 @@ def _material(
 
 
 ASPHALT = _material(
-    (0.36, 0.36, 0.37), (0.29, 0.29, 0.31), grain=0.05, heat=(0.62, 0.40), terrain=Terrain.SMOOTH
+    (0.36, 0.36, 0.37), (0.29, 0.29, 0.31), grain=0.030, heat=(0.62, 0.40), terrain=Terrain.SMOOTH
 )
 CONCRETE = _material(
-    (0.63, 0.61, 0.57), (0.54, 0.53, 0.50), grain=0.04, heat=(0.58, 0.38), terrain=Terrain.SMOOTH
+    (0.63, 0.61, 0.57), (0.54, 0.53, 0.50), grain=0.024, heat=(0.58, 0.38), terrain=Terrain.SMOOTH
 )
 DIRT = _material(
-    (0.53, 0.44, 0.33), (0.45, 0.36, 0.26), grain=0.07, heat=(0.60, 0.33), terrain=Terrain.SMOOTH
+    (0.53, 0.44, 0.33), (0.45, 0.36, 0.26), grain=0.042, heat=(0.60, 0.33), terrain=Terrain.SMOOTH
 )
 GRAVEL = _material(
-    (0.55, 0.52, 0.47), (0.44, 0.41, 0.38), grain=0.10, heat=(0.60, 0.36), terrain=Terrain.ROUGH
+    (0.55, 0.52, 0.47), (0.44, 0.41, 0.38), grain=0.060, heat=(0.60, 0.36), terrain=Terrain.ROUGH
 )
 PLOUGHED = _material(
-    (0.42, 0.32, 0.23), (0.34, 0.26, 0.19), grain=0.07, heat=(0.57, 0.30), terrain=Terrain.ROUGH
+    (0.42, 0.32, 0.23), (0.34, 0.26, 0.19), grain=0.042, heat=(0.57, 0.30), terrain=Terrain.ROUGH
 )
 GRASS = _material(
-    (0.32, 0.44, 0.20), (0.40, 0.46, 0.24), grain=0.08, heat=(0.45, 0.26), terrain=Terrain.VEGETATION
+    (0.32, 0.44, 0.20), (0.40, 0.46, 0.24), grain=0.048, heat=(0.45, 0.26), terrain=Terrain.VEGETATION
 )
 DRY_GRASS = _material(
-    (0.57, 0.53, 0.33), (0.44, 0.45, 0.26), grain=0.09, heat=(0.52, 0.28), terrain=Terrain.VEGETATION
+    (0.57, 0.53, 0.33), (0.44, 0.45, 0.26), grain=0.054, heat=(0.52, 0.28), terrain=Terrain.VEGETATION
 )
 WATER = _material(
     (0.15, 0.27, 0.31), (0.20, 0.32, 0.33), grain=0.02, heat=(0.30, 0.34), terrain=Terrain.WATER
 )
 ROOF = _material(
-    (0.50, 0.28, 0.22), (0.42, 0.25, 0.20), grain=0.06, heat=(0.66, 0.37), terrain=Terrain.OBSTACLE
+    (0.50, 0.28, 0.22), (0.42, 0.25, 0.20), grain=0.036, heat=(0.66, 0.37), terrain=Terrain.OBSTACLE
 )
 FLAT_ROOF = _material(
-    (0.52, 0.53, 0.55), (0.45, 0.46, 0.48), grain=0.05, heat=(0.64, 0.35), terrain=Terrain.OBSTACLE
+    (0.52, 0.53, 0.55), (0.45, 0.46, 0.48), grain=0.030, heat=(0.64, 0.35), terrain=Terrain.OBSTACLE
 )
 
 OPEN_GROUND = (GRASS, DRY_GRASS, DIRT, GRAVEL, PLOUGHED)

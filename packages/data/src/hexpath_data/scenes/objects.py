@@ -19,10 +19,10 @@ _PAINTS: tuple[Colour, ...] = (
     (0.13, 0.24, 0.50), (0.20, 0.34, 0.26), (0.80, 0.66, 0.20), (0.58, 0.50, 0.40),
 )  # fmt: skip
 _CLOTHES: tuple[Colour, ...] = (
-    (0.18, 0.18, 0.22), (0.20, 0.30, 0.60), (0.85, 0.84, 0.82), (0.70, 0.15, 0.15), (0.85, 0.75, 0.20),
-    (0.25, 0.40, 0.25), (0.45, 0.34, 0.24), (0.85, 0.45, 0.12), (0.45, 0.45, 0.47),
+    (0.22, 0.22, 0.28), (0.18, 0.32, 0.75), (0.90, 0.89, 0.87), (0.82, 0.14, 0.14), (0.85, 0.75, 0.20),
+    (0.20, 0.55, 0.35), (0.60, 0.25, 0.55), (0.95, 0.50, 0.12), (0.40, 0.65, 0.80),
 )  # fmt: skip
-_HAIR: tuple[Colour, ...] = ((0.10, 0.08, 0.07), (0.25, 0.17, 0.10), (0.55, 0.42, 0.25), (0.75, 0.60, 0.48))
+_HAIR: tuple[Colour, ...] = ((0.10, 0.08, 0.07), (0.22, 0.15, 0.09), (0.42, 0.30, 0.18), (0.70, 0.55, 0.43))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +45,17 @@ WARMTH = {
 def draw_person(board: Board, *, rng: np.random.Generator, warmth: Warmth) -> None:
     """Draw a standing or walking person, 1.6 to 2 m tall, with shoulders across the heading.
 
-    Half as wide again as in life: at this resolution a lifelike one is six pixels wide.
+    Nearly twice as wide as in life: at this resolution a lifelike one is six pixels wide.
     """
     tall = rng.uniform(1.6, 2.0) / 1.75
     top, trousers = _pick(_CLOTHES, rng), shaded(_pick(_CLOTHES, rng), 0.8)
     stride, swing = rng.uniform(0, 0.4), rng.uniform(0, 0.28)
     for side in (-1, 1):
-        foot = ellipse(side * stride / 2, side * 0.15, rx=0.20, ry=0.12, corners=8)
+        foot = ellipse(side * stride / 2, side * 0.17, rx=0.23, ry=0.14, corners=8)
         board.solid(foot, low=0.0, high=0.5 * tall, side=trousers, top=trousers, heat=warmth.cloth)
-    hips = ellipse(0, 0, rx=0.23, ry=0.29)
+    hips = ellipse(0, 0, rx=0.27, ry=0.34)
     board.solid(hips, low=0.5 * tall, high=0.9 * tall, side=trousers, top=trousers, heat=warmth.cloth)
-    chest = ellipse(0, 0, rx=0.25, ry=0.40)
+    chest = ellipse(0, 0, rx=0.30, ry=0.48)
     board.solid(chest, low=0.9 * tall, high=1.4 * tall, side=shaded(top, 0.8), top=top, heat=warmth.cloth)
     _draw_arms(board, top=top, swing=swing, z=1.2 * tall, warmth=warmth)
     _draw_head(board, x=0.03, z=1.6 * tall, colour=_pick(_HAIR, rng), warmth=warmth)
@@ -63,12 +63,12 @@ def draw_person(board: Board, *, rng: np.random.Generator, warmth: Warmth) -> No
 
 def _draw_arms(board: Board, *, top: Colour, swing: float, z: float, warmth: Warmth) -> None:
     for side in (-1, 1):
-        shoulder, hand = (0.0, side * 0.38), (side * swing, side * 0.48)
-        board.face(bar(shoulder, hand, width=0.18), z=z, colour=shaded(top, 0.9), heat=warmth.cloth)
+        shoulder, hand = (0.0, side * 0.45), (side * swing, side * 0.57)
+        board.face(bar(shoulder, hand, width=0.21), z=z, colour=shaded(top, 0.9), heat=warmth.cloth)
 
 
 def _draw_head(board: Board, *, x: float, z: float, colour: Colour, warmth: Warmth) -> None:
-    head = ellipse(x, 0, rx=0.19, ry=0.18, corners=10)
+    head = ellipse(x, 0, rx=0.22, ry=0.21, corners=10)
     board.solid(head, low=z - 0.12, high=z + 0.1, side=shaded(colour, 0.8), top=colour, heat=warmth.skin)
 
 

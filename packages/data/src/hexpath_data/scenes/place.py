@@ -10,7 +10,7 @@ from hexpath_data.scenes.noise import Float
 from hexpath_data.scenes.sprite import Sprite
 
 _SOLID = (Terrain.OBSTACLE, Terrain.WATER, Terrain.SKY, Terrain.DYNAMIC)
-_MAX_OVERLAP = 0.04
+_MAX_OVERLAP = 0.02
 
 Window = tuple[slice, slice]
 
@@ -50,7 +50,7 @@ def shadow_of(canvas: Canvas, sprite: Sprite, *, height_m: float) -> None:
     if canvas.view.time_of_day == "night":
         return
     reach = canvas.view.px_per_m * height_m
-    for share in (0.35, 0.65):
+    for share in (0.2, 0.4, 0.6, 0.8):
         dx = round(canvas.view.sun[0] * reach * share)
         dy = round(canvas.view.sun[1] * reach * share)
         windows = _windows(canvas, x=sprite.x + dx, y=sprite.y + dy, side=sprite.alpha.shape[0])
@@ -61,6 +61,7 @@ def shadow_of(canvas: Canvas, sprite: Sprite, *, height_m: float) -> None:
 
 def _darken(canvas: Canvas, there: Window, *, cover: Float) -> None:
     strength = np.float32(SHADOW_STRENGTH[canvas.view.time_of_day])
+    cover = cover * (canvas.terrain[there] != Terrain.SKY)
     before = canvas.shade[there].copy()
     canvas.shade[there] = np.minimum(before, 1 - strength * cover)
     canvas.rgb[there] *= (canvas.shade[there] / before)[..., None]

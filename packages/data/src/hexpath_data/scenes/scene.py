@@ -19,7 +19,7 @@ from hexpath_data.scenes.trees import grow_trees, paint_crowns
 from hexpath_data.scenes.view import View, draw_view
 
 CLASS_SHARES = (0.38, 0.30, 0.32)
-_MIN_VISIBLE = 0.6
+_MIN_VISIBLE = 0.65
 _TRIES = 12
 
 
@@ -58,7 +58,7 @@ def render(*, size: int, seed: tuple[int, ...]) -> Frame:
     canvas = new_canvas(draw_view(rng, size=size))
     slots = lay_ground(canvas, rng=rng)
     _raise_buildings(canvas, rng=rng)
-    grow_trees(canvas, rng=rng, count=int(rng.integers(0, 5)))
+    grow_trees(canvas, rng=rng, count=int(rng.integers(0, 4)))
     canvas.rgb *= canvas.shade[..., None]
     add_sky(canvas, rng=rng)
     _place_props(canvas, rng=rng)
@@ -80,14 +80,14 @@ def _record(canvas: Canvas, *, class_ids: list[int], rng: np.random.Generator) -
 
 
 def _raise_buildings(canvas: Canvas, *, rng: np.random.Generator) -> None:
-    count = 0 if canvas.view.horizon else int(rng.choice(3, p=(0.55, 0.3, 0.15)))
+    count = 0 if canvas.view.horizon else int(rng.choice(3, p=(0.6, 0.3, 0.1)))
     for _ in range(count):
         build_house(canvas, rng=rng)
 
 
 def _place_props(canvas: Canvas, *, rng: np.random.Generator) -> None:
     shares = [prop.share for prop in PROPS]
-    for _ in range(int(rng.integers(2, 9))):
+    for _ in range(int(rng.integers(1, 7))):
         prop = PROPS[int(rng.choice(len(PROPS), p=shares))]
         x, y = rng.uniform(0, canvas.size, 2)
         heat = float({"day": 0.6, "dusk": 0.42, "night": 0.3}[canvas.view.time_of_day] + rng.normal(0, 0.04))
@@ -101,7 +101,7 @@ def _place_props(canvas: Canvas, *, rng: np.random.Generator) -> None:
 
 def _place_objects(canvas: Canvas, *, slots: list[Slot], rng: np.random.Generator) -> list[int]:
     placed: list[int] = []
-    for _ in range(int(rng.integers(4, 13))):
+    for _ in range(int(rng.integers(5, 13))):
         kind = KINDS[int(rng.choice(len(KINDS), p=CLASS_SHARES))]
         sprite = _find_place(canvas, kind, slots=slots, rng=rng)
         if sprite is not None:

@@ -53,9 +53,9 @@ def draw_view(rng: np.random.Generator, *, size: int) -> View:
     time_of_day = str(rng.choice(TIMES_OF_DAY, p=TIME_SHARES))
     has_horizon = bool(rng.random() < HORIZON_SHARE)
     altitude_m = round(float(rng.uniform(30, 36 if has_horizon else 50)), 1)
-    side, up = rng.uniform(-0.15, 0.15), rng.uniform(0.35, 0.6)
+    side, up = rng.uniform(-0.1, 0.1), rng.uniform(0.4, 0.6)
     azimuth = rng.uniform(0, 2 * np.pi)
-    reach = rng.uniform(0.9, 1.6) if time_of_day == "dusk" else rng.uniform(0.3, 1.0)
+    reach = rng.uniform(0.7, 1.2) if time_of_day == "dusk" else rng.uniform(0.3, 0.8)
     return View(
         size=size,
         altitude_m=altitude_m,
