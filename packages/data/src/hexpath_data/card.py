@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,18 @@ def write_card(data_yaml: Path, *, out: Path) -> Path:
 
 
 def save_card(card: Card, *, out: Path) -> Path:
-    """Write a card into the folder `out` and return its data.yaml."""
+    """Write a card into the folder `out` and return its data.yaml.
+
+    Folders beside `out` are named relative to the file that names them, so that a run folder with dataset and
+    card in it can be linked, moved or mounted elsewhere as a whole; all others by their absolute paths.
+    """
     out = Path(os.path.abspath(out))
     with atomic_folder(out, marker=MARKER) as partial:
         (partial / "coco").mkdir()
         for split, content in card.coco.items():
-            text = json.dumps(to_coco(content), separators=(",", ":")) + "\n"
+            root = _named(Path(content.info["root"]), out=out, start=out / "coco")
+            placed = replace(content, info={**content.info, "root": root})
+            text = json.dumps(to_coco(placed), separators=(",", ":")) + "\n"
             (partial / "coco" / f"{split}.json").write_text(text, encoding="utf-8")
         (partial / MARKER).write_text(json.dumps(card.content, indent=1) + "\n", encoding="utf-8")
         (partial / "data.yaml").write_text(_data_yaml(card.report, lists=partial, out=out), encoding="utf-8")
@@ -214,7 +220,7 @@ def _data_yaml(report: Report, *, lists: Path, out: Path) -> str:
     splits: dict[str, str | list[str]] = {}
     for name, split in dataset.splits.items():
         if all(source.is_dir() for source in split.sources):
-            folders = [str(source) for source in split.sources]
+            folders = [_within(source, root=dataset.root) for source in split.sources]
             splits[name] = folders[0] if len(folders) == 1 else folders
         else:  # a list may hold relative lines, which tools read from different folders
             text = "".join(f"{image}\n" for image in split.images)
@@ -223,4 +229,15 @@ def _data_yaml(report: Report, *, lists: Path, out: Path) -> str:
     extra: dict[str, Any] = {"fingerprint": report.fingerprint}
     if dataset.extra:
         extra["hexpath"] = dict(dataset.extra)
-    return format_data_yaml(root=str(dataset.root), splits=splits, names=dataset.names, extra=extra)
+    root = _named(dataset.root, out=out, start=out)
+    return format_data_yaml(root=root, splits=splits, names=dataset.names, extra=extra)
+
+
+def _named(path: Path, *, out: Path, start: Path) -> str:
+    """Return a folder relative to `start` where it lies beside `out`, else absolute."""
+    path = Path(os.path.abspath(path))
+    return Path(os.path.relpath(path, start)).as_posix() if path.is_relative_to(out.parent) else str(path)
+
+
+def _within(path: Path, *, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
