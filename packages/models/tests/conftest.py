@@ -7,17 +7,21 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_MODE"] = "disabled"
 
+import contextlib
+import io
 import random
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageDraw
+
 from hexpath_models.checkpoint import CheckpointCard, save_checkpoint
+from hexpath_models.cli import main
 from hexpath_models.registry import build, find_model
 from hexpath_models.tasks import yolo_detect
-from PIL import Image, ImageDraw
 
 NAMES = {0: "red", 1: "blue"}
 COLORS = [(220, 40, 40), (40, 60, 230)]
@@ -97,9 +101,26 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     return path
 
 
-def run_command(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run hexpath-models in a process of its own."""
-    command = [sys.executable, "-m", "hexpath_models.cli", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})}, check=False
-    )
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Run hexpath-models in this process: importing torch anew for each call would cost most of the time."""
+
+    def command(*arguments: object) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(argument) for argument in arguments])
+        return Outcome(code=code, out=out.getvalue(), err=err.getvalue())
+
+    return command

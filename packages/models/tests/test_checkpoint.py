@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import NAMES, make_card, randomize_statistics
+from safetensors import safe_open
+from safetensors.torch import save_file
+
 from hexpath_models import errors
 from hexpath_models.checkpoint import load_checkpoint, read_card, save_checkpoint
 from hexpath_models.registry import build, find_model
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_half_weights_are_stored_as_float32(tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(errors.MissingCheckpointError, match="no such checkpoint: .*nope"):
+    with pytest.raises(errors.MissingCheckpointError, match=r"no such checkpoint: .*nope"):
         read_card(tmp_path / "nope")
 
 
@@ -97,7 +98,9 @@ def test_unreadable_metadata(path: Path) -> None:
 
 def test_other_task(path: Path) -> None:
     rewrite(path, metadata={"task": "segment"})
-    with pytest.raises(errors.WrongTaskError, match="is a checkpoint for 'segment', this needs one for 'detect'"):
+    with pytest.raises(
+        errors.WrongTaskError, match="is a checkpoint for 'segment', this needs one for 'detect'"
+    ):
         load_checkpoint(path)
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import NAMES, randomize_statistics
+from torch import nn
+
 from hexpath_models import errors
 from hexpath_models.checkpoint import load_checkpoint
 from hexpath_models.importing import import_checkpoint
 from hexpath_models.registry import build, find_model
-from torch import nn
 
 
 def as_ultralytics_saves(model: nn.Module) -> dict[str, object]:
@@ -43,7 +44,9 @@ def test_import_keeps_the_weights(tmp_path: Path, name: str) -> None:
     card = import_checkpoint(tmp_path / "best.pt", out=tmp_path / "model.safetensors")
     assert (card.arch, card.names, card.image_size) == (name, NAMES, (320, 320))
     loaded = load_checkpoint(tmp_path / "model.safetensors")[0].state_dict()
-    assert all(torch.equal(loaded[key], tensor.to(loaded[key].dtype)) for key, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(loaded[key], tensor.to(loaded[key].dtype)) for key, tensor in model.state_dict().items()
+    )
 
 
 class Attack:

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 from conftest import NAMES, randomize_statistics
+
 from hexpath_models.errors import OptionError, PreparationError
 from hexpath_models.prepare import Head, parse_head, prepare
 from hexpath_models.registry import MODELS, build, find_model
@@ -67,7 +68,9 @@ def test_names_and_weights_are_ultralytics_own(nano: torch.nn.Module) -> None:
     assert set(state) - set(prepared) == {"model.23.dfl.conv.weight"}
     assert not set(prepared) - set(state)
     assert all(torch.equal(prepared[key], state[key]) for key in prepared)
-    assert {"model.0.conv.weight", "model.10.m.0.attn.qkv.bn.running_mean", "model.23.cv2.0.2.bias"} <= set(prepared)
+    assert {"model.0.conv.weight", "model.10.m.0.attn.qkv.bn.running_mean", "model.23.cv2.0.2.bias"} <= set(
+        prepared
+    )
 
 
 def test_parameters_train_and_the_source_stays(nano: torch.nn.Module) -> None:

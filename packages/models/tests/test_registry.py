@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from hexpath_models.errors import UnknownModelError
 from hexpath_models.registry import MODELS, find_model, measure
 
@@ -12,7 +13,8 @@ def test_built_model_has_the_published_size(name: str) -> None:
     card = find_model(name)
     size = measure(card)
     assert size.params_m == pytest.approx(card.params_m, abs=0.06)
-    assert size.gflops_640 == pytest.approx(card.gflops_640, abs=0.06)
+    # The published figures were counted by an older release; today's counter finds up to 0.3% more.
+    assert size.gflops_640 == pytest.approx(card.gflops_640, rel=0.005, abs=0.06)
 
 
 def test_unknown_name_offers_the_nearest() -> None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 from conftest import write_dataset
+
 from hexpath_models import errors
 from hexpath_models.checkpoint import load_checkpoint
-from hexpath_models.loading import dataset_class
+from hexpath_models.loading import dataset_class, default_settings
 from hexpath_models.tasks import DetectionTask, yolo_detect
 
 
@@ -46,7 +47,9 @@ def test_metadata_describes_the_file_to_deploy(task: DetectionTask) -> None:
 
 
 @pytest.mark.parametrize("head", ["raw", "decoded", "plain"])
-def test_score_equals_ultralytics_validator(checkpoint: Path, data: Path, tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_score_equals_ultralytics_validator(
+    checkpoint: Path, data: Path, tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = yolo_detect(checkpoint=checkpoint, data=data, options={"head": head})
     result = task.score(task.float_model())
     assert result.map > 0.15, "a model that finds nothing proves nothing"
@@ -62,12 +65,20 @@ def test_score_equals_ultralytics_validator(checkpoint: Path, data: Path, tmp_pa
     own = YOLO("yolo11n.yaml")
     own.model = load_checkpoint(checkpoint)[0]
     box = own.val(
-        data=tmp_path / "data.yaml", imgsz=64, rect=False, batch=4, device="cpu", plots=False, verbose=False,
+        data=tmp_path / "data.yaml",
+        imgsz=64,
+        rect=False,
+        batch=4,
+        device="cpu",
+        plots=False,
+        verbose=False,
         project=str(tmp_path),
     ).box
     assert result.map == pytest.approx(box.map, abs=1e-4)
     assert result.map50 == pytest.approx(box.map50, abs=1e-4)
-    assert [result.per_class[name]["map"] for name in ("red", "blue")] == pytest.approx(list(box.maps), abs=1e-4)
+    assert [result.per_class[name]["map"] for name in ("red", "blue")] == pytest.approx(
+        list(box.maps), abs=1e-4
+    )
 
 
 def test_evaluate_puts_the_maximized_metric_first(task: DetectionTask) -> None:
@@ -132,22 +143,14 @@ def test_samples_are_rgb_letterboxed(checkpoint: Path, tmp_path: Path) -> None:
     assert image[:, 2, 32].tolist() == pytest.approx([114 / 255] * 3)
 
 
-def test_loss_is_ultralytics_own(task: DetectionTask) -> None:
+def test_loss_is_ultralytics_own(task: DetectionTask, checkpoint: Path) -> None:
     batch = next(task.training(batch=8, epoch=0, seed=0))
-    network, (own, _) = task.float_model(), load_checkpoint_like(task)
-    loss = task.loss(network(task.images(batch)), batch)
+    loss = task.loss(task.float_model()(task.images(batch)), batch)
     loss.backward()
-    expected = own.loss({**batch, "img": task.images(batch)})[0].sum() / 8
-    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
-
-
-def load_checkpoint_like(task: DetectionTask) -> tuple[torch.nn.Module, None]:
-    """Return Ultralytics' model of a task, with the arguments that its loss reads."""
-    from hexpath_models.loading import default_settings
-
-    own = task._model
+    own, _ = load_checkpoint(checkpoint)
     own.args = default_settings()
-    return own.eval(), None
+    expected = own.loss({**batch, "img": task.images(batch)})[0].sum() / 8
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_loss_of_a_decoded_head(checkpoint: Path, data: Path) -> None:
@@ -185,7 +188,7 @@ def test_empty_split(checkpoint: Path, tmp_path: Path) -> None:
     data = write_dataset(tmp_path)
     for file in (tmp_path / "images" / "val").iterdir():
         file.unlink()
-    with pytest.raises(errors.DataFileError, match="the val split cannot be read: .*No images found"):
+    with pytest.raises(errors.DataFileError, match=r"the val split cannot be read: .*No images found"):
         yolo_detect(checkpoint=checkpoint, data=data).samples(1)
 
 
@@ -206,11 +209,27 @@ def test_bad_options(checkpoint: Path, data: Path, options: dict[str, str], mess
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("train: images/train\nval: images/val\nnames: [red]", errors.ClassMismatchError, "has 1 classes, .* on 2"),
-        ("train: images/train\nval: images/val\nnames: [red, green]", errors.ClassMismatchError, "class 1 is 'green'"),
+        (
+            "train: images/train\nval: images/val\nnames: [red]",
+            errors.ClassMismatchError,
+            "has 1 classes, .* on 2",
+        ),
+        (
+            "train: images/train\nval: images/val\nnames: [red, green]",
+            errors.ClassMismatchError,
+            "class 1 is 'green'",
+        ),
         ("val: images/val\nnames: [red, blue]", errors.DataFileError, "has no 'train'"),
-        ("train: a\nval: b\nnames: [red, blue]", errors.DataFileError, "train points to .*, which does not exist"),
-        ("train: images/train\nval: images/val", errors.DataFileError, "names must number the classes 0 to N-1"),
+        (
+            "train: a\nval: b\nnames: [red, blue]",
+            errors.DataFileError,
+            "train points to .*, which does not exist",
+        ),
+        (
+            "train: images/train\nval: images/val",
+            errors.DataFileError,
+            "names must number the classes 0 to N-1",
+        ),
         ("train: images/train\nval: images/val\nnames: {a: b}", errors.DataFileError, "no class number"),
         ("- a", errors.DataFileError, "holds a list, expected keys"),
         ("a: [", errors.DataFileError, "is no YAML"),

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_command, write_dataset
+from conftest import Run, write_dataset
+
 from hexpath_models import errors
 from hexpath_models.checkpoint import load_checkpoint
 from hexpath_models.train import TrainConfig
@@ -24,20 +25,36 @@ SMALL = ("--imgsz", "64", "--batch", "8", "--mosaic", "0.2")
 def arguments(data: Path, root: Path, *, epochs: int, **changes: object) -> list[object]:
     """Return the command line of a small training."""
     extra = [part for key, value in changes.items() for part in (f"--{key}", value)]
-    return ["train", "--data", data, "--out", root / "out", "--work", root / "work", *SMALL, "--epochs", epochs, *extra]
+    return [
+        "train",
+        "--data",
+        data,
+        "--out",
+        root / "out",
+        "--work",
+        root / "work",
+        *SMALL,
+        "--epochs",
+        epochs,
+        *extra,
+    ]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+def finished(run: Run, tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     root = tmp_path_factory.mktemp("finished")
-    result = run_command(*arguments(data, root, epochs=2))
-    assert result.returncode == 0, result.stderr
-    assert "epoch 2/2  loss" in result.stderr
+    result = run(*arguments(data, root, epochs=2))
+    assert result.code == 0, result.err
+    assert "epoch 2/2  loss" in result.err
     return root
 
 
 def test_outputs(finished: Path) -> None:
-    assert {file.name for file in (finished / "out").iterdir()} == {"model.safetensors", "history.csv", "metrics.json"}
+    assert {file.name for file in (finished / "out").iterdir()} == {
+        "model.safetensors",
+        "history.csv",
+        "metrics.json",
+    }
     _, card = load_checkpoint(finished / "out" / "model.safetensors")
     assert (card.arch, card.image_size, card.fingerprint) == ("yolo11n", (64, 64), "sha256:test")
     metrics = json.loads((finished / "out" / "metrics.json").read_text())
@@ -49,28 +66,29 @@ def test_outputs(finished: Path) -> None:
     assert list(rows[0]) == ["epoch", "train_loss", "map50", "map", "lr", "seconds"]
 
 
-def test_same_command_again_trains_nothing(finished: Path, data: Path) -> None:
+def test_same_command_again_trains_nothing(run: Run, finished: Path, data: Path) -> None:
     weights = (finished / "out" / "model.safetensors").read_bytes()
-    result = run_command(*arguments(data, finished, epochs=2))
-    assert result.returncode == 0, result.stderr
-    assert "epoch" not in result.stderr
+    result = run(*arguments(data, finished, epochs=2))
+    assert result.code == 0, result.err
+    assert "epoch" not in result.err
     assert (finished / "out" / "model.safetensors").read_bytes() == weights
 
 
-def test_same_seed_same_weights(finished: Path, data: Path, tmp_path: Path) -> None:
-    assert run_command(*arguments(data, tmp_path, epochs=2)).returncode == 0
-    first, second = (load_checkpoint(root / "out" / "model.safetensors")[0].state_dict() for root in (finished, tmp_path))
-    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+def test_same_seed_same_weights(run: Run, finished: Path, data: Path, tmp_path: Path) -> None:
+    assert run(*arguments(data, tmp_path, epochs=2)).code == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        finished / "out" / "model.safetensors"
+    ).read_bytes()
 
 
-def test_other_arguments_start_afresh(finished: Path, data: Path) -> None:
-    result = run_command(*arguments(data, finished, epochs=1))
-    assert result.returncode == 0, result.stderr
-    assert "holds a run with other arguments; starting afresh" in result.stderr
-    assert "epoch 1/1" in result.stderr
+def test_other_arguments_start_afresh(run: Run, finished: Path, data: Path) -> None:
+    result = run(*arguments(data, finished, epochs=1))
+    assert result.code == 0, result.err
+    assert "holds a run with other arguments; starting afresh" in result.err
+    assert "epoch 1/1" in result.err
 
 
-def test_killed_training_goes_on(data: Path, tmp_path: Path) -> None:
+def test_killed_training_goes_on(run: Run, data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hexpath_models.cli", *map(str, arguments(data, tmp_path, epochs=6))]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -79,22 +97,22 @@ def test_killed_training_goes_on(data: Path, tmp_path: Path) -> None:
                 process.send_signal(signal.SIGKILL)
                 break
     assert not (tmp_path / "out").exists()
-    result = run_command(*arguments(data, tmp_path, epochs=6))
-    assert result.returncode == 0, result.stderr
-    assert "going on after epoch" in result.stderr
-    assert "epoch 1/6" not in result.stderr
+    result = run(*arguments(data, tmp_path, epochs=6))
+    assert result.code == 0, result.err
+    assert "going on after epoch" in result.err
+    assert "epoch 1/6" not in result.err
     rows = list(csv.DictReader((tmp_path / "out" / "history.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
 
 
-def test_truncated_last_checkpoint_starts_afresh(data: Path, tmp_path: Path) -> None:
-    assert run_command(*arguments(data, tmp_path, epochs=1)).returncode == 0
+def test_truncated_last_checkpoint_starts_afresh(run: Run, data: Path, tmp_path: Path) -> None:
+    assert run(*arguments(data, tmp_path, epochs=1)).code == 0
     last = tmp_path / "work" / "run" / "weights" / "last.pt"
     last.write_bytes(last.read_bytes()[:100_000])
-    result = run_command(*arguments(data, tmp_path, epochs=1))
-    assert result.returncode == 0, result.stderr
-    assert "cannot go on from" in result.stderr
-    assert "epoch 1/1" in result.stderr
+    result = run(*arguments(data, tmp_path, epochs=1))
+    assert result.code == 0, result.err
+    assert "cannot go on from" in result.err
+    assert "epoch 1/1" in result.err
 
 
 _BLOCKED = """
@@ -122,10 +140,10 @@ sys.exit(code)
 
 
 def test_training_and_import_stay_at_home(tmp_path: Path) -> None:
-    """No connection, no look-up, no program started, nothing in the home folder, a read-only dataset untouched."""
+    """No connection, no look-up, no program, nothing in the home folder; a read-only dataset untouched."""
     data, home = write_dataset(tmp_path / "data"), tmp_path / "home"
     home.mkdir()
-    before = sorted(file for file in data.parent.rglob("*"))
+    before = sorted(data.parent.rglob("*"))
     for folder in [data.parent, *data.parent.rglob("*")]:
         folder.chmod(folder.stat().st_mode & ~0o222)
     result = subprocess.run(
@@ -144,7 +162,7 @@ def test_training_and_import_stay_at_home(tmp_path: Path) -> None:
     assert "PROCESS" not in result.stderr
     assert (tmp_path / "work" / "imported.safetensors").is_file()
     assert sorted(data.parent.rglob("*")) == before
-    assert not [file for file in home.rglob("*ltralytics*")]
+    assert not list(home.rglob("*ltralytics*"))
 
 
 def test_interrupt_leaves_nothing_half_written(data: Path, tmp_path: Path) -> None:
@@ -161,44 +179,54 @@ def test_interrupt_leaves_nothing_half_written(data: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_of_other_classes(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+def test_weights_of_other_classes(run: Run, checkpoint: Path, data: Path, tmp_path: Path) -> None:
     other = tmp_path / "data.yaml"
-    other.write_text(data.read_text().replace("path: .", f"path: {data.parent}").replace("1: blue", "1: green"))
-    result = run_command(*arguments(other, tmp_path, epochs=1, weights=checkpoint))
-    assert result.returncode == errors.ClassMismatchError.exit_code
-    assert "class 1 is 'green'" in result.stderr
+    other.write_text(
+        data.read_text().replace("path: .", f"path: {data.parent}").replace("1: blue", "1: green")
+    )
+    result = run(*arguments(other, tmp_path, epochs=1, weights=checkpoint))
+    assert result.code == errors.ClassMismatchError.exit_code
+    assert "class 1 is 'green'" in result.err
 
 
-def test_weights_of_another_scale(checkpoint: Path, data: Path, tmp_path: Path) -> None:
-    result = run_command(*arguments(data, tmp_path, epochs=1, weights=checkpoint, model="yolo11s"))
-    assert result.returncode == errors.ClassMismatchError.exit_code
-    assert "is a yolo11n, --model asks for yolo11s" in result.stderr
+def test_weights_of_another_scale(run: Run, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    result = run(*arguments(data, tmp_path, epochs=1, weights=checkpoint, model="yolo11s"))
+    assert result.code == errors.ClassMismatchError.exit_code
+    assert "is a yolo11n, --model asks for yolo11s" in result.err
 
 
-def test_weights_are_where_training_starts(checkpoint: Path, data: Path, tmp_path: Path) -> None:
-    result = run_command(*arguments(data, tmp_path, epochs=1, weights=checkpoint, lr="1e-6"))
-    assert result.returncode == 0, result.stderr
+def test_weights_are_where_training_starts(run: Run, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    result = run(*arguments(data, tmp_path, epochs=1, weights=checkpoint, lr="1e-6"))
+    assert result.code == 0, result.err
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["map50"] > 0.3
 
 
-def test_pretrained_weights_placed_by_hand(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+def test_pretrained_weights_placed_by_hand(
+    run: Run, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, _ = load_checkpoint(checkpoint)
     (tmp_path / "assets").mkdir()
     torch.save({"model": model.half(), "train_args": {}}, tmp_path / "assets" / "yolo11n.pt")
     command = [*arguments(data, tmp_path, epochs=1, lr="1e-6"), "--pretrained"]
-    result = run_command(*command, env={"HEXPATH_ASSETS": str(tmp_path / "assets")})
-    assert result.returncode == 0, result.stderr
+    monkeypatch.setenv("HEXPATH_ASSETS", str(tmp_path / "assets"))
+    result = run(*command)
+    assert result.code == 0, result.err
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["map50"] > 0.3
 
 
-def test_pretrained_weights_that_cannot_be_had(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_weights_that_cannot_be_had(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ultralytics.utils
+
     from hexpath_models.pretrained import find_weights
     from hexpath_models.registry import find_model
 
     monkeypatch.setattr(ultralytics.utils, "ONLINE", False)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(errors.MissingWeightsError, match=r"yolo11s\.pt is not here .* assets/ .*licence AGPL-3\.0"):
+    with pytest.raises(
+        errors.MissingWeightsError, match=r"yolo11s\.pt is not here .* assets/ .*licence AGPL-3\.0"
+    ):
         find_weights(find_model("yolo11s"), work=tmp_path)
 
 
@@ -218,11 +246,11 @@ def test_bad_settings(changes: dict[str, object], message: str) -> None:
         TrainConfig(**changes)  # type: ignore[arg-type]
 
 
-def test_bfloat16_learns_like_float32(data: Path, tmp_path: Path) -> None:
+def test_bfloat16_learns_like_float32(run: Run, data: Path, tmp_path: Path) -> None:
     losses = []
     for name, flag in (("float", "--no-bfloat16"), ("half", "--bfloat16")):
-        result = run_command(*arguments(data, tmp_path / name, epochs=1), flag)
-        assert result.returncode == 0, result.stderr
+        result = run(*arguments(data, tmp_path / name, epochs=1), flag)
+        assert result.code == 0, result.err
         rows = list(csv.DictReader((tmp_path / name / "out" / "history.csv").open()))
         losses.append(float(rows[0]["train_loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=0.05)

@@ -15,7 +15,7 @@ from .errors import (
     WeightShapeError,
     WrongTaskError,
 )
-from .files import atomic_path
+from .files import write_atomic
 from .registry import ModelCard, build, find_model
 
 if TYPE_CHECKING:
@@ -61,15 +61,23 @@ def save_checkpoint(path: Path, model: nn.Module, *, card: CheckpointCard) -> No
 
     Raises NonFiniteWeightsError before anything is written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {
         key: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous().clone()
         for key, value in model.state_dict().items()
     }
     _check_finite(state, path)
-    with atomic_path(path) as beside:
-        save_file(state, beside, metadata=card.as_metadata())
+    write_atomic(path, _in_fixed_order(save(state, metadata=card.as_metadata())))
+
+
+def _in_fixed_order(content: bytes) -> bytes:
+    """Sort the header, whose metadata safetensors writes in a random order: equal weights, equal files."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def read_card(path: Path, *, task: str = "detect") -> CheckpointCard:
@@ -94,9 +102,14 @@ def load_checkpoint(path: Path, *, task: str = "detect") -> tuple[nn.Module, Che
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, origin: Path) -> None:
     """Copy the weights into the model; raise WeightShapeError naming the first tensor that does not fit."""
     own = model.state_dict()
-    for kind, keys in (("lacks", own.keys() - state.keys()), ("has the unknown tensor", state.keys() - own.keys())):
+    for kind, keys in (
+        ("lacks", own.keys() - state.keys()),
+        ("has the unknown tensor", state.keys() - own.keys()),
+    ):
         if keys:
-            raise WeightShapeError(f"{origin} {kind} {min(keys)!r} ({len(keys)} such); is it of this architecture?")
+            raise WeightShapeError(
+                f"{origin} {kind} {min(keys)!r} ({len(keys)} such); is it of this architecture?"
+            )
     for key, tensor in state.items():
         if tensor.shape != own[key].shape:
             found, expected = tuple(tensor.shape), tuple(own[key].shape)
@@ -108,22 +121,30 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tenso
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise MissingCheckpointError(f"no such checkpoint: {path}; train one, or `hexpath-models import FILE.pt`")
+        raise MissingCheckpointError(
+            f"no such checkpoint: {path}; train one, or `hexpath-models import FILE.pt`"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}  # noqa: SIM118
             return dict(file.metadata() or {}), state
     except (SafetensorError, ValueError) as error:
-        raise CorruptCheckpointError(f"{path} is no readable safetensors file: {error}; write it anew") from error
+        raise CorruptCheckpointError(
+            f"{path} is no readable safetensors file: {error}; write it anew"
+        ) from error
 
 
 def _card(path: Path, metadata: dict[str, str], *, task: str) -> CheckpointCard:
     missing = [key for key in _REQUIRED if key not in metadata]
     if missing:
-        raise CheckpointMetadataError(f"{path} lacks the metadata {', '.join(missing)}; was it written by hexpath?")
+        raise CheckpointMetadataError(
+            f"{path} lacks the metadata {', '.join(missing)}; was it written by hexpath?"
+        )
     if metadata["hexpath.schema"] != SCHEMA:
         found = metadata["hexpath.schema"]
-        raise CheckpointMetadataError(f"{path} has schema {found}, this version reads {SCHEMA}; update hexpath-models")
+        raise CheckpointMetadataError(
+            f"{path} has schema {found}, this version reads {SCHEMA}; update hexpath-models"
+        )
     if metadata["task"] != task:
         raise WrongTaskError(f"{path} is a checkpoint for {metadata['task']!r}, this needs one for {task!r}")
     return _parse(path, metadata)
@@ -152,4 +173,6 @@ def _check_finite(state: dict[str, Tensor], path: Path) -> None:
     for key, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             bad = int((~tensor.isfinite()).sum())
-            raise NonFiniteWeightsError(f"{path}: {key!r} holds {bad} NaN or infinite values; the training diverged")
+            raise NonFiniteWeightsError(
+                f"{path}: {key!r} holds {bad} NaN or infinite values; the training diverged"
+            )

@@ -34,7 +34,9 @@ def _complain(error: ModelError) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hexpath-models", description="Train, check and export YOLO detectors.")
+    parser = argparse.ArgumentParser(
+        prog="hexpath-models", description="Train, check and export YOLO detectors."
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_list(commands)
@@ -53,11 +55,13 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "train",
         help="train a detector in float precision",
-        description="Trains from random weights; killed and started again with the same arguments it goes on.",
+        description="Trains from random weights; started again with the same arguments after a kill, it resumes.",
     )
     parser.add_argument("--model", default="yolo11n", help="a name from `list` (default: %(default)s)")
     _add_data(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder for model.safetensors, history, metrics")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for model.safetensors, history, metrics"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that a resume needs")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--imgsz", type=int, default=320, help="square, pixels (default: %(default)s)")
@@ -69,7 +73,9 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or a CUDA index")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--pretrained", action="store_true", help="start from published weights; may download them")
+    start.add_argument(
+        "--pretrained", action="store_true", help="start from published weights; may download them"
+    )
     start.add_argument("--weights", default="", help="start from this model.safetensors")
     parser.add_argument(
         "--bfloat16",
@@ -104,11 +110,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _list(arguments: argparse.Namespace) -> None:
     from .registry import MODELS
 
-    print(f"{'model':10} {'task':8} {'mAP50-95':>8} {'params M':>9} {'GFLOPs@640':>11} {'stride':>6}  weights (licence)")
+    print("model      task     mAP50-95  params M  GFLOPs@640 stride  weights (licence)")
     for card in MODELS.values():
         print(
-            f"{card.name:10} {card.task:8} {card.published_map:8.1f} {card.params_m:9.1f} {card.gflops_640:11.1f} "
-            f"{card.stride:6}  {card.weights_file} ({card.licence})"
+            f"{card.name:10} {card.task:8} {card.published_map:8.1f} {card.params_m:9.1f} "
+            f"{card.gflops_640:11.1f} {card.stride:6}  {card.weights_file} ({card.licence})"
         )
 
 

@@ -40,7 +40,7 @@ class Dataset:
 def read_dataset(file: Path) -> Dataset:
     """Read data.yaml; `path` and the splits may be relative to it.
 
-    Raises DataFileError when the file is missing, no YAML, lacks train, val or names, or a split does not exist.
+    Raises DataFileError when the file is missing, no YAML, lacks train, val or names, or a split is absent.
     """
     content = _read_yaml(file)
     root = (file.resolve().parent / str(content.get("path") or ".")).resolve()

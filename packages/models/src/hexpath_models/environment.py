@@ -56,7 +56,18 @@ def _quiet_settings() -> None:
     """Import ultralytics' settings and turn off what reports home or logs elsewhere."""
     from ultralytics.utils import SETTINGS
 
-    elsewhere = ("sync", "clearml", "comet", "dvc", "mlflow", "neptune", "raytune", "tensorboard", "wandb", "hub")
+    elsewhere = (
+        "sync",
+        "clearml",
+        "comet",
+        "dvc",
+        "mlflow",
+        "neptune",
+        "raytune",
+        "tensorboard",
+        "wandb",
+        "hub",
+    )
     changed = {key: False for key in elsewhere if SETTINGS.get(key)}
     if changed:
         SETTINGS.update(changed)

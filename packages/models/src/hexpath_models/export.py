@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +30,7 @@ TOLERANCE = 1e-4  # of the largest absolute value of the output
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written, and the largest deviation of ONNX Runtime from torch, relative to the output's range."""
+    """What was written; `deviation` is ONNX Runtime's largest from torch, relative to the output's range."""
 
     path: Path
     head: Head
@@ -45,7 +48,7 @@ def export(*, checkpoint: Path, data: Path, head: Head, out: Path, size: str = "
     task = yolo_detect(checkpoint=checkpoint, data=data, options=options)
     images = task.samples(RECORDED_IMAGES)
     expected = _float_outputs(task.float_model(), images, names=task.output_names)
-    with atomic_folder(out) as folder:
+    with atomic_folder(out) as folder, _quiet():
         model = _plain_model(checkpoint, task, folder) if head is Head.PLAIN else _static_model(task, folder)
         file = folder / "model.onnx"
         _save(model, file, metadata={**task.metadata, "hexpath.plan": "fp32", "hexpath.method": "fp32"})
@@ -53,6 +56,17 @@ def export(*, checkpoint: Path, data: Path, head: Head, out: Path, size: str = "
         np.savez(folder / "recorded.npz", images=images.numpy(), **expected)
     shapes = {name: (1, *array.shape[1:]) for name, array in expected.items()}
     return Exported(path=out / "model.onnx", head=head, outputs=shapes, deviation=deviation)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the warnings about the TorchScript exporter: it is chosen, and its result is checked."""
+    from torch.jit import TracerWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", TracerWarning)
+        yield
 
 
 def _float_outputs(network: nn.Module, images: Tensor, *, names: tuple[str, ...]) -> dict[str, Any]:

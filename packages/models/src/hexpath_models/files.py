@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import DiskFullError, WriteError
@@ -37,7 +37,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _sync(beside)
             os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before matters more
+            beside.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -16,7 +16,13 @@ from typing import Any
 
 from .checkpoint import CheckpointCard, load_weights, save_checkpoint
 from .environment import offline
-from .errors import CorruptCheckpointError, ForeignFileError, MissingCheckpointError, UnsafeFileError, WrongTaskError
+from .errors import (
+    CorruptCheckpointError,
+    ForeignFileError,
+    MissingCheckpointError,
+    UnsafeFileError,
+    WrongTaskError,
+)
 from .registry import MODELS, build
 
 
@@ -52,20 +58,26 @@ def read_restricted(source: Path) -> Any:
     if not source.is_file():
         raise MissingCheckpointError(f"no such file: {source}; give the path of an Ultralytics .pt file")
     if not zipfile.is_zipfile(source):
-        raise CorruptCheckpointError(f"{source} is damaged or no .pt file: not an archive of torch; fetch it anew")
+        raise CorruptCheckpointError(
+            f"{source} is damaged or no .pt file: not an archive of torch; fetch it anew"
+        )
     try:
         with torch.serialization.safe_globals(allowed_classes()):
             return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _explain(error, source) from error
     except (RuntimeError, EOFError, OSError, LookupError, AttributeError, TypeError, ValueError) as error:
-        raise CorruptCheckpointError(f"{source} is damaged or no .pt file: {_one_line(error)}; fetch it anew") from error
+        raise CorruptCheckpointError(
+            f"{source} is damaged or no .pt file: {_one_line(error)}; fetch it anew"
+        ) from error
 
 
 def _explain(error: pickle.UnpicklingError, source: Path) -> Exception:
     found = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"[Uu]nsupported class (\S+)", str(error))
     if found is None:
-        return CorruptCheckpointError(f"{source} is damaged or no .pt file: {_one_line(error)}; fetch it anew")
+        return CorruptCheckpointError(
+            f"{source} is damaged or no .pt file: {_one_line(error)}; fetch it anew"
+        )
     return UnsafeFileError(
         f"{source} asks for {found[1]}, which is not on the list of allowed classes; nothing of it was run, "
         "do not load this file unless you trust who made it"
@@ -78,7 +90,7 @@ def _one_line(error: BaseException) -> str:
 
 @cache
 def allowed_classes() -> list[Any]:
-    """Return the classes that a detection checkpoint may name: modules of torch.nn and Ultralytics, no functions."""
+    """Return what a detection checkpoint may name: modules of torch.nn and Ultralytics, few plain classes."""
     offline()
     import pathlib
 
@@ -89,10 +101,22 @@ def allowed_classes() -> list[Any]:
     from ultralytics.nn.modules import block, conv, head
     from ultralytics.utils import IterableSimpleNamespace, loss, tal
 
-    allowed: list[Any] = [np.dtype, type(np.dtype("float64")), torch.Size, pathlib.PosixPath, IterableSimpleNamespace]
+    allowed: list[Any] = [
+        np.dtype,
+        type(np.dtype("float64")),
+        torch.Size,
+        pathlib.PosixPath,
+        IterableSimpleNamespace,
+    ]
     for library in (nn.modules, block, conv, head, tasks, loss, tal):
-        allowed += [item for _, item in inspect.getmembers(library, inspect.isclass) if issubclass(item, nn.Module)]
-    allowed += [loss.v8DetectionLoss, (np.float64, "numpy.float64"), (_scalar(), "numpy.core.multiarray.scalar")]
+        allowed += [
+            item for _, item in inspect.getmembers(library, inspect.isclass) if issubclass(item, nn.Module)
+        ]
+    allowed += [
+        loss.v8DetectionLoss,
+        (np.float64, "numpy.float64"),
+        (_scalar(), "numpy.core.multiarray.scalar"),
+    ]
     allowed += [(_scalar(), "numpy._core.multiarray.scalar")]
     return list(dict.fromkeys(allowed))
 
@@ -101,7 +125,8 @@ def _scalar() -> Any:
     """Return numpy's constructor of scalars: best_fitness is one."""
     import numpy as np
 
-    return np._core.multiarray.scalar
+    core: Any = np
+    return core._core.multiarray.scalar
 
 
 def _card_of(model: Any, source: Path) -> CheckpointCard:

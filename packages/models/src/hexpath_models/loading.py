@@ -37,7 +37,7 @@ def dataset_class() -> type:
     from ultralytics.data.dataset import YOLODataset
 
     class UntouchedDataset(YOLODataset):
-        """Ultralytics writes labels.cache beside the labels and repairs JPEG files in place; this does not."""
+        """Ultralytics writes labels.cache beside the labels and repairs JPEG files in place."""
 
         def _load_or_scan_cache(self, cache_path: Path, cache_hash: str) -> tuple[dict[str, Any], bool]:
             for file in self.im_files:
@@ -62,7 +62,9 @@ def _refuse_truncated_jpeg(file: Path) -> None:
             stream.seek(-2, 2)
             complete = stream.read() == b"\xff\xd9"
     except OSError as error:
-        raise DataFileError(f"cannot read image {file}: {error.strerror or error}; replace or remove it") from error
+        raise DataFileError(
+            f"cannot read image {file}: {error.strerror or error}; replace or remove it"
+        ) from error
     if is_jpeg and not complete:
         raise DataFileError(f"{file} is a truncated JPEG; replace or remove it")
 
@@ -72,8 +74,8 @@ def open_split(
 ) -> Any:
     """Return the Ultralytics dataset of a split.
 
-    Without augmentation images are letterboxed to image_size (height, width), as the deployed model sees them;
-    with it, image_size must be square. Raises DataFileError when Ultralytics finds nothing usable.
+    Without augmentation images are letterboxed to image_size (height, width), as in deployment; with it,
+    image_size must be square. Raises DataFileError when Ultralytics finds nothing usable.
     """
     try:
         return dataset_class()(
@@ -106,7 +108,7 @@ def default_settings(**overrides: Any) -> SimpleNamespace:
 
 
 def collate(source: Any, indices: list[int]) -> dict[str, Any]:
-    """Return Ultralytics' batch dictionary of some samples: img uint8 (B, 3, H, W) RGB, cls, bboxes, batch_idx."""
+    """Return Ultralytics' batch of some samples: img uint8 (B, 3, H, W) RGB, cls, bboxes, batch_idx."""
     batch: dict[str, Any] = source.collate_fn([source[index] for index in indices])
     return batch
 

@@ -4,7 +4,7 @@ The prepared network computes exactly what the original computes, and besides
 
 - `torch.fx.symbolic_trace` takes it: no shape is read from a tensor, no control flow depends on one;
 - every activation and every pooling step is a module of its own, so that a quantizer can watch each apart;
-- parameters keep Ultralytics' names (`model.0.conv.weight` ... `model.23.cv2.0.2.bias`), BatchNorm is not folded.
+- parameters keep Ultralytics' names (`model.0.conv.weight` to `model.23.cv2.0.2.bias`), BatchNorm unfolded.
 
 A new head (instance segmentation, YOLO26) is one more entry in HEADS; a new block one more in STATIC_BLOCKS.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Head(StrEnum):
-    """What the network hands out: tensors per level, decoded boxes and scores apart, or both in one tensor."""
+    """What the network hands out: tensors per level, boxes and scores decoded, or both in one tensor."""
 
     RAW = "raw"
     DECODED = "decoded"
@@ -114,7 +114,7 @@ class StaticAttention(nn.Module):
 
 
 class RawDetect(nn.Module):
-    """Detect without decoding: DFL logits (N, 4*reg_max, H/S, W/S), class logits (N, nc, H/S, W/S) per level."""
+    """Detect without decoding: DFL logits (N, 4*reg_max, H/S, W/S), scores (N, nc, H/S, W/S) per level."""
 
     def __init__(self, source: Any, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -189,7 +189,9 @@ class PlainDetect(DecodedDetect):
 class PreparedDetector(nn.Module):
     """forward(images: float32 (N, 3, H, W) RGB in [0, 1]) -> tuple of tensors named by `output_names`."""
 
-    def __init__(self, layers: list[nn.Module], *, output_names: tuple[str, ...], image_size: tuple[int, int]) -> None:
+    def __init__(
+        self, layers: list[nn.Module], *, output_names: tuple[str, ...], image_size: tuple[int, int]
+    ) -> None:
         super().__init__()
         self.model = nn.ModuleList(layers)
         self.sources: list[int | list[int]] = [layer.f for layer in layers]  # type: ignore[misc]
@@ -316,7 +318,7 @@ def _own_activations(root: nn.Module) -> None:
                 child = module._modules[name] = copy.deepcopy(child)
             seen.add(id(child))
             if hasattr(child, "inplace"):
-                child.inplace = False
+                setattr(child, "inplace", False)  # noqa: B010
 
 
 def _anchors(strides: list[int], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:

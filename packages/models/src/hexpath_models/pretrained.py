@@ -15,7 +15,7 @@ _SOURCE = "https://github.com/ultralytics/assets/releases"
 def find_weights(card: ModelCard, *, work: Path) -> Path:
     """Return the .pt file of a model's published weights.
 
-    Looks into $HEXPATH_ASSETS, assets/ and the work folder, then lets Ultralytics download it, which works only
+    Looks into $HEXPATH_ASSETS, assets/ and the work folder, then lets Ultralytics download it: only
     after `offline(work, online=True)`. Raises MissingWeightsError with what to do.
     """
     for folder in _folders(work):
@@ -48,6 +48,7 @@ def _download(card: ModelCard, folder: Path) -> Path:
 
 def _advice(card: ModelCard) -> str:
     return (
-        f"{card.weights_file} is not here and could not be downloaded; get it from {_SOURCE} and put it into assets/ "
-        f"or the folder named by HEXPATH_ASSETS (licence {card.licence}), or train without --pretrained"
+        f"{card.weights_file} is not here and could not be downloaded; get it from {_SOURCE} and put it "
+        f"into assets/ or the folder named by HEXPATH_ASSETS (licence {card.licence}), "
+        "or train without --pretrained"
     )

@@ -23,7 +23,11 @@ class Score:
 
 
 def score(
-    predict: Callable[[Tensor], Tensor], batches: Iterable[dict[str, Any]], *, source: Any, names: dict[int, str]
+    predict: Callable[[Tensor], Tensor],
+    batches: Iterable[dict[str, Any]],
+    *,
+    source: Any,
+    names: dict[int, str],
 ) -> Score:
     """Score `predict` on validation batches of the Ultralytics dataset `source`.
 
@@ -47,13 +51,13 @@ def _validator(source: Any, names: dict[int, str]) -> Any:
     settings_folder = offline()
     from ultralytics.models.yolo.detect import DetectionValidator
 
-    validator = DetectionValidator(
+    validator: Any = DetectionValidator(
         dataloader=SimpleNamespace(dataset=source, sampler=None),
         save_dir=settings_folder / "validation",
         args=vars(_validation_settings()),
     )
     validator.device, validator.data, validator.training = torch.device("cpu"), {}, False
-    validator.init_metrics(SimpleNamespace(names=names))  # type: ignore[arg-type]
+    validator.init_metrics(SimpleNamespace(names=names))
     return validator
 
 
@@ -71,5 +75,7 @@ def _summary(validator: Any, names: dict[int, str]) -> Score:
         for row, index in enumerate(validator.metrics.ap_class_index)
     }
     return Score(
-        map=float(results["metrics/mAP50-95(B)"]), map50=float(results["metrics/mAP50(B)"]), per_class=per_class
+        map=float(results["metrics/mAP50-95(B)"]),
+        map50=float(results["metrics/mAP50(B)"]),
+        per_class=per_class,
     )

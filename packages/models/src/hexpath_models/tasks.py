@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from .checkpoint import CheckpointCard, load_checkpoint
 from .dataset import Dataset, check_classes, image_size, read_dataset
 from .errors import LossError, OptionError, nearest
-from .loading import LIGHT_AUGMENTATION, collate, default_settings, open_split, seeded, shuffled, spread, to_float
+from .loading import (
+    LIGHT_AUGMENTATION,
+    collate,
+    default_settings,
+    open_split,
+    seeded,
+    shuffled,
+    spread,
+    to_float,
+)
 from .prepare import Decode, Head, PreparedDetector, parse_head, prepare
 from .scoring import Score, score
 
@@ -180,7 +189,11 @@ class DetectionTask:
     def _split(self, name: str, *, augment: bool = False) -> Any:
         if (name, augment) not in self._splits:
             self._splits[name, augment] = open_split(
-                self.dataset, split=name, image_size=self.size, settings=_split_settings(augment), augment=augment
+                self.dataset,
+                split=name,
+                image_size=self.size,
+                settings=_split_settings(augment),
+                augment=augment,
             )
         return self._splits[name, augment]
 

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from .checkpoint import CheckpointCard, load_checkpoint, save_checkpoint
 from .dataset import Dataset, check_classes, image_size, read_dataset
 from .environment import offline
-from .errors import ClassMismatchError, CorruptCheckpointError, ModelError, OptionError, TrainingError
+from .errors import (
+    ClassMismatchError,
+    CorruptCheckpointError,
+    ModelError,
+    OptionError,
+    TrainingError,
+    nearest,
+)
 from .files import atomic_folder, write_atomic, write_errors
 from .registry import find_model
 
@@ -48,8 +55,6 @@ class TrainConfig:
         find_model(self.model)
         image_size(str(self.imgsz))
         if self.optimizer not in _OPTIMIZERS:
-            from .errors import nearest
-
             raise OptionError(f"unknown optimizer {self.optimizer!r}; {nearest(self.optimizer, _OPTIMIZERS)}")
         for name, value in (("epochs", self.epochs), ("batch", self.batch), ("patience", self.patience)):
             if value < 1:
@@ -63,7 +68,7 @@ class TrainConfig:
 def train(config: TrainConfig, *, data: Path, out: Path, work: Path) -> dict[str, Any]:
     """Train, or go on with an interrupted run in `work`, and write the folder `out`.
 
-    out: model.safetensors (best epoch, EMA weights), history.csv, metrics.json. Returns what metrics.json holds.
+    out: model.safetensors (best epoch, EMA weights), history.csv, metrics.json; returns what the last holds.
     Raises DataFileError, ClassMismatchError, MissingWeightsError, TrainingError and checkpoint errors.
     """
     dataset = read_dataset(data)
@@ -81,7 +86,9 @@ def _start_weights(config: TrainConfig, *, dataset: Dataset, work: Path) -> nn.M
         model, card = load_checkpoint(Path(config.weights))
         check_classes(dataset, card.names, checkpoint=Path(config.weights))
         if card.arch != config.model:
-            raise ClassMismatchError(f"{config.weights} is a {card.arch}, --model asks for {config.model}; make them equal")
+            raise ClassMismatchError(
+                f"{config.weights} is a {card.arch}, --model asks for {config.model}; make them equal"
+            )
         return model
     if not config.pretrained:
         return None
@@ -100,7 +107,9 @@ def _use_bfloat16(config: TrainConfig) -> bool:
     return cpu_has_bfloat16() if config.bfloat16 is None else config.bfloat16
 
 
-def _run(config: TrainConfig, *, dataset: Dataset, work: Path, start: nn.Module | None, bfloat16: bool) -> None:
+def _run(
+    config: TrainConfig, *, dataset: Dataset, work: Path, start: nn.Module | None, bfloat16: bool
+) -> None:
     from .tracking import tracked
     from .trainer import engine_changes, make_trainer
 
@@ -114,10 +123,13 @@ def _run(config: TrainConfig, *, dataset: Dataset, work: Path, start: nn.Module 
     card = _card(config, dataset)
     with engine_changes(bfloat16=bfloat16), tracked(asdict(config), work=work):
         trainer = make_trainer(overrides, dataset=dataset, card=card, start_weights=start, bfloat16=bfloat16)
+        run: Any = trainer
         try:
-            trainer.train()
+            run.train()
         except (RuntimeError, AssertionError) as error:
-            raise TrainingError(f"training failed: {' '.join(str(error).split())[:300]}; try a lower --lr") from error
+            raise TrainingError(
+                f"training failed: {' '.join(str(error).split())[:300]}; try a lower --lr"
+            ) from error
 
 
 class Finished:
@@ -217,7 +229,9 @@ def _write_result(
 ) -> dict[str, Any]:
     best = work / "run" / "weights" / "best.safetensors"
     if not best.is_file():
-        raise TrainingError(f"training left no checkpoint in {best.parent}; delete {work} and try a lower --lr")
+        raise TrainingError(
+            f"training left no checkpoint in {best.parent}; delete {work} and try a lower --lr"
+        )
     try:
         model, card = load_checkpoint(best)
     except CorruptCheckpointError as error:
@@ -263,7 +277,9 @@ def _history(results: Path) -> list[dict[str, float]]:
     history: dict[int, dict[str, float]] = {}
     before = 0.0
     for row in rows:
-        seconds = row["time"] - before if row["time"] > before else row["time"]  # the clock restarts on resume
+        seconds = (
+            row["time"] - before if row["time"] > before else row["time"]
+        )  # the clock restarts on resume
         before = row["time"]
         history[int(row["epoch"])] = {
             "epoch": row["epoch"],

@@ -2,8 +2,8 @@
 
 Import this module only after `environment.offline()`.
 
-- data comes through loading.py, so the dataset's folder stays as it was; validation is square, like deployment;
-- checkpoints are written beside and renamed, so a kill never leaves a truncated one; the best one also as safetensors;
+- data comes through loading.py, so the dataset's folder stays as it was; validation is square, as deployed;
+- checkpoints are written beside and renamed, so that a kill truncates none; the best as safetensors too;
 - on a CPU with bfloat16 instructions the network runs in bfloat16 and channels-last, the loss in float32;
 - one line an epoch instead of bars and banners.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import ultralytics.engine.trainer as engine
+import ultralytics.engine.trainer
 from torch import Tensor, nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.loss import v8DetectionLoss
@@ -28,6 +28,8 @@ from ultralytics.utils.loss import v8DetectionLoss
 from .checkpoint import CheckpointCard, save_checkpoint
 from .dataset import Dataset
 from .loading import open_split
+
+engine: Any = ultralytics.engine.trainer
 
 
 class Float32Loss(v8DetectionLoss):
@@ -49,6 +51,10 @@ class PipelineTrainer(DetectionTrainer):
     card: CheckpointCard
     start_weights: nn.Module | None
     bfloat16: bool
+    model: Any
+    ema: Any
+    last: Path
+    best: Path
 
     def get_dataset(self) -> dict[str, Any]:
         """Return the dataset's description without Ultralytics' search and download."""
@@ -68,7 +74,9 @@ class PipelineTrainer(DetectionTrainer):
         if self.resume:
             checkpoint: dict[str, Any] | None = super().setup_model()
             return checkpoint
-        self.model = self.get_model(cfg=self.card.model.config_file, weights=self.start_weights, verbose=False)
+        self.model = self.get_model(
+            cfg=self.card.model.config_file, weights=self.start_weights, verbose=False
+        )
         return None
 
     def set_model_attributes(self) -> None:
