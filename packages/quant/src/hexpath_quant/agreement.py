@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from hexpath_quant.errors import AgreementError
 
-MIN_SQNR_DB = 30.0
+# single roundings that fall the other way cost an 8-bit net of a hundred layers down to 27 dB; a wrong scale
+# leaves less than 15
+MIN_SQNR_DB = 20.0
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -44,7 +46,7 @@ def check_agreement(path: Path, *, recorded: Arrays, minimum_db: float = MIN_SQN
     Args:
         path: ONNX file.
         recorded: ``images`` and one array per output, as in recorded.npz.
-        minimum_db: least SQNR; single roundings that fall the other way leave 35 dB and more.
+        minimum_db: least SQNR; see MIN_SQNR_DB.
 
     Raises:
         AgreementError: an output is below ``minimum_db`` or missing.

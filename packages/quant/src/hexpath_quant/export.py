@@ -27,6 +27,7 @@ from hexpath_quant.files import atomic_folder
 from hexpath_quant.plans import Plan
 from hexpath_quant.qdq import check_graph
 from hexpath_quant.sim import forward_of
+from hexpath_quant.static import static_shapes
 
 OPSET = 21  # the first with 4-bit and 16-bit QuantizeLinear
 TOOLS = ("torch", "aimet-torch", "onnx", "onnxruntime")
@@ -68,7 +69,7 @@ def export(
         DiskFullError: no space left.
     """
     sim.model.eval()
-    with atomic_folder(out) as folder:
+    with atomic_folder(out) as folder, static_shapes(sim.model, example=example):
         path = folder / "model.onnx"
         write_qdq(sim, path=path, example=example, input_names=input_names, output_names=output_names)
         model = check_graph(path)

@@ -16,6 +16,7 @@ from hexpath_quant import ops
 from hexpath_quant.errors import PreparationError, TraceError, WeightsError
 
 TOLERANCE = 1e-5
+ARITHMETIC = (custom.Add, custom.Subtract, custom.Multiply, custom.Divide)
 
 
 def prepare(model: nn.Module, *, example: Tensor) -> torch.fx.GraphModule:
@@ -36,9 +37,11 @@ def prepare(model: nn.Module, *, example: Tensor) -> torch.fx.GraphModule:
     check_weights(model)
     original = copy.deepcopy(model).eval()
     traced = trace(copy.deepcopy(original))
-    tensors = _tensor_nodes(traced, example=example)
+    recorder = _record(traced, example=example)
     _drop_dropouts(traced)
-    _functions_to_modules(traced, tensors=tensors)
+    _chunks_to_splits(traced, sizes=recorder.chunks)
+    _functions_to_modules(traced, tensors=recorder.tensors)
+    _numbers_to_tensors(traced, numbers=recorder.numbers)
     _unshare(traced)
     _fold_batch_norms(traced)
     _split_silu(traced)
@@ -110,24 +113,40 @@ def trace(model: nn.Module) -> torch.fx.GraphModule:
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Run a graph and note which nodes hold float tensors."""
+    """Run a graph; note which nodes hold float tensors, and how chunks divide."""
 
     def __init__(self, module: torch.fx.GraphModule) -> None:
         super().__init__(module)
         self.tensors: set[str] = set()
+        self.chunks: dict[str, tuple[int, list[int]]] = {}
+        self.numbers: dict[str, float] = {}
 
     def run_node(self, n: torch.fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, Tensor) and value.is_floating_point():
             self.tensors.add(n.name)
+        if isinstance(value, (int, float)):
+            self.numbers[n.name] = float(value)
+        if n.target in ("chunk", torch.chunk):
+            axis = int(n.args[2]) if len(n.args) > 2 else int(n.kwargs.get("dim", 0))  # type: ignore[arg-type]
+            self.chunks[n.name] = (axis, [part.shape[axis] for part in value])
         return value
 
 
-def _tensor_nodes(traced: torch.fx.GraphModule, *, example: Tensor) -> set[str]:
+def _record(traced: torch.fx.GraphModule, *, example: Tensor) -> _Recorder:
     recorder = _Recorder(traced)
     with torch.no_grad():
         recorder.run(example)
-    return recorder.tensors
+    return recorder
+
+
+def _chunks_to_splits(traced: torch.fx.GraphModule, *, sizes: dict[str, tuple[int, list[int]]]) -> None:
+    """Replace chunk, which the ONNX exporter computes from shapes, by a split of fixed sizes."""
+    for node in traced.graph.nodes:
+        if node.name in sizes:
+            axis, parts = sizes[node.name]
+            node.op, node.target = "call_function", torch.split
+            node.args, node.kwargs = (node.args[0], parts, axis), {}
 
 
 def _drop_dropouts(traced: torch.fx.GraphModule) -> None:
@@ -153,6 +172,20 @@ def _functions_to_modules(traced: torch.fx.GraphModule, *, tensors: set[str]) ->
             )
         module, args, kwargs = ops.COMPUTES[node.target](node.args, node.kwargs)
         _replace(traced, node=node, module=module, args=args, kwargs=kwargs)
+
+
+def _numbers_to_tensors(traced: torch.fx.GraphModule, *, numbers: dict[str, float]) -> None:
+    """Make numbers in arithmetic constant tensors, which get a quantizer; a plain number would stay float."""
+    for node in list(traced.graph.nodes):
+        if node.op != "call_module" or not isinstance(traced.get_submodule(node.target), ARITHMETIC):
+            continue
+        for index, argument in enumerate(node.args):
+            number = numbers.get(argument.name) if isinstance(argument, torch.fx.Node) else argument
+            if isinstance(number, (int, float)):
+                name = _free_name(traced, f"{node.name}_constant_{index}")
+                traced.register_buffer(name, torch.tensor(float(number)))
+                with traced.graph.inserting_before(node):
+                    node.update_arg(index, traced.graph.get_attr(name))
 
 
 def _replace(

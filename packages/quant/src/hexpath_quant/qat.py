@@ -132,8 +132,9 @@ class Trainer:
         rate = learning_rate(step, total=self.steps * self.recipe.epochs, recipe=self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        outputs = self.twin(self.task.images(batch).to(self.device))
-        loss = self.task.loss(outputs, batch)
+        with torch.enable_grad():  # a task's generator may have yielded inside no_grad
+            outputs = self.twin(self.task.images(batch).to(self.device))
+            loss = self.task.loss(outputs, batch)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(f"the loss became {value} at step {step}; try a lower --lr than {self.recipe.lr:g}")
@@ -194,7 +195,7 @@ def set_trainable(sim: QuantizationSimModel, *, ranges: str) -> None:
 
 def is_unit_range(quantizer: Any) -> bool:
     """Return whether a quantizer covers exactly [0, 1], as those of images, sigmoids and softmaxes do."""
-    return float(quantizer.min.min()) == 0.0 and float(quantizer.max.max()) == 1.0
+    return float(quantizer.min.detach().min()) == 0.0 and float(quantizer.max.detach().max()) == 1.0
 
 
 def build_optimizer(sim: QuantizationSimModel, *, recipe: Recipe) -> torch.optim.AdamW:

@@ -63,6 +63,7 @@ def build_sim(
                 f"module {error.module_cls.__name__} has no quantized form; remedy: write it with supported modules,"
                 " or register one with aimet_torch.nn.QuantizationMixin.implements"
             ) from error
+    _widen_symmetric_ranges(sim)
     if input_range is not None:
         _pin_input(sim, low=input_range[0], high=input_range[1])
     return sim
@@ -131,6 +132,17 @@ def input_quantizers(sim: QuantizationSimModel) -> list[AffineQuantizerBase]:
             position = [str(a) for a in user.args].index(str(user.args[0]))
             found += [q for q in module.input_quantizers[position : position + 1] if q is not None]
     return found
+
+
+def _widen_symmetric_ranges(sim: QuantizationSimModel) -> None:
+    """Give symmetric quantizers with the fixed range [0, 1] the range [-1, 1].
+
+    At 16 bit AIMET makes a softmax in front of a product symmetric but keeps [0, 1] for it,
+    whose grid then ends at 0.5.
+    """
+    for _, quantizer in quantizers(sim.model):
+        if quantizer.symmetric and quantizer.is_initialized() and float(quantizer.min.min()) == 0.0:
+            quantizer.set_range(-quantizer.max, quantizer.max)
 
 
 def _pin_input(sim: QuantizationSimModel, *, low: float, high: float) -> None:

@@ -1,0 +1,59 @@
+"""Shapes as constants while a graph is exported: the NPU has no use for Shape and Gather nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor
+
+
+@contextmanager
+def static_shapes(module: torch.fx.GraphModule, *, example: Tensor) -> Iterator[None]:
+    """For the time of the block, every size that ``module`` reads from a tensor is that of ``example``."""
+    flexible = module.graph
+    fixed = torch.fx.Graph()
+    fixed.output(fixed.graph_copy(flexible, {}))
+    sizes = _sizes(module, example=example)
+    for node in list(fixed.nodes):
+        if node.name in sizes:
+            _write_in(node, value=sizes[node.name])
+    for node in reversed(list(fixed.nodes)):
+        if node.name in sizes and not node.users:
+            fixed.erase_node(node)
+    try:
+        module.graph = fixed
+        yield
+    finally:
+        module.graph = flexible
+
+
+class _Recorder(torch.fx.Interpreter):
+    """Run a graph and keep the values that are sizes."""
+
+    def __init__(self, module: torch.fx.GraphModule) -> None:
+        super().__init__(module)
+        self.sizes: dict[str, Any] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, (int, float)) or (isinstance(value, tuple) and all(type(v) is int for v in value)):
+            self.sizes[n.name] = tuple(value) if isinstance(value, tuple) else value
+        return value
+
+
+def _sizes(module: torch.fx.GraphModule, *, example: Tensor) -> dict[str, Any]:
+    recorder = _Recorder(module)
+    with torch.no_grad():
+        recorder.run(example)
+    return recorder.sizes
+
+
+def _write_in(node: torch.fx.Node, *, value: Any) -> None:
+    """Put ``value`` where ``node`` is used."""
+    for user in list(node.users):
+        user.args = torch.fx.node.map_arg(user.args, lambda n: value if n is node else n)
+        user.kwargs = torch.fx.node.map_arg(user.kwargs, lambda n: value if n is node else n)
