@@ -256,3 +256,18 @@ def test_bfloat16_learns_like_float32(run: Run, data: Path, tmp_path: Path) -> N
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     precision = json.loads((tmp_path / "half" / "out" / "metrics.json").read_text())["precision"]
     assert precision == "bfloat16, channels-last"
+
+
+def test_tracking_stays_offline_in_its_folder(data: Path, tmp_path: Path) -> None:
+    """In a process of its own: Ultralytics turns its integration off when it sees pytest."""
+    pytest.importorskip("wandb")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    environment |= {"WANDB_DIR": str(tmp_path / "tracking"), "WANDB_RUN_GROUP": "the-group"}
+    command = [sys.executable, "-m", "hexpath_models.cli", *map(str, arguments(data, tmp_path, epochs=1))]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=environment, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    (record,) = (tmp_path / "tracking").glob("wandb/offline-run-*/run-*.wandb")
+    content = record.read_bytes()
+    assert all(text in content for text in (b"metrics/mAP50-95(B)", b"train/box_loss", b"the-group"))

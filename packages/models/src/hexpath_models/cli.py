@@ -55,7 +55,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "train",
         help="train a detector in float precision",
-        description="Trains from random weights; started again with the same arguments after a kill, it resumes.",
+        description="Trains from random weights; run again with the same arguments after a kill it resumes.",
     )
     parser.add_argument("--model", default="yolo11n", help="a name from `list` (default: %(default)s)")
     _add_data(parser)
