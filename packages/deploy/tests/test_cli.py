@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import Made
+from made import Made
 
 import hexpath_deploy
 from hexpath_deploy import errors
@@ -132,7 +132,7 @@ def test_unknown_command_is_argparses(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_readme_example(made: Made, tmp_path: Path) -> None:
     """Runs the commands of the README as they stand there."""
-    from conftest import needs_toolchain
+    from made import needs_toolchain
 
     needs_toolchain()
     text = (PACKAGE / "README.md").read_text()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Made, read
+from made import Made, read
 
 from hexpath_deploy.cli import main
 from hexpath_deploy.coco import check_names, read_split, sample, score, to_results

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import Made, needs_toolchain, read
+from made import Made, needs_toolchain, read
 
 from hexpath_deploy.cli import main
 from hexpath_deploy.hexagon.artifact import open_artifact
@@ -203,7 +203,7 @@ def test_fp16(made: Made, tmp_path: Path) -> None:
 
 def test_sixteen_bits_agree(made: Made, tmp_path: Path) -> None:
     needs_toolchain()
-    from conftest import record
+    from made import record
 
     recorded = record(made.model16, tmp_path / "recorded.npz")
     folder = tmp_path / "compiled"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from conftest import Made, needs_toolchain
+from made import Made, needs_toolchain
 from onnx import helper
 
 from hexpath_deploy import cli

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import squares
-from conftest import Made
+from made import Made
 from onnx import TensorProto, helper
 
 from hexpath_deploy.errors import DeployError, DynamicShapeError, MetadataError, UnreadableModelError

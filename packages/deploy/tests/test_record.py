@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Made, read
+from made import Made, read
 
 from hexpath_deploy.cli import main
 from hexpath_deploy.errors import RecordError, StaleArtifactError
