@@ -261,7 +261,8 @@ def test_bfloat16_learns_like_float32(run: Run, data: Path, tmp_path: Path) -> N
 def test_tracking_stays_offline_in_its_folder(data: Path, tmp_path: Path) -> None:
     """In a process of its own: Ultralytics turns its integration off when it sees pytest."""
     pytest.importorskip("wandb")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    hidden = ("WANDB_", "PYTEST_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     environment |= {"WANDB_DIR": str(tmp_path / "tracking"), "WANDB_RUN_GROUP": "the-group"}
     command = [sys.executable, "-m", "hexpath_models.cli", *map(str, arguments(data, tmp_path, epochs=1))]
     result = subprocess.run(
