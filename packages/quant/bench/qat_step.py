@@ -18,14 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
-
 from hexpath_quant.lean import LeanTwin
 from hexpath_quant.methods import find_method
 from hexpath_quant.plans import parse_plan
 from hexpath_quant.prepare import prepare
 from hexpath_quant.qat import set_trainable
 from hexpath_quant.task import load_task
+from torch import nn
 
 Step = Callable[[], None]
 
@@ -35,7 +34,10 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        layers = [(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.SiLU()) for _ in "12"]
+        layers = [
+            (nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.SiLU())
+            for _ in "12"
+        ]
         self.body = nn.Sequential(*(layer for group in layers for layer in group))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -47,14 +49,23 @@ def own_net() -> nn.Module:
     layers: list[nn.Module] = []
     before = 3
     for width in (16, 32, 64, 128):
-        layers += [nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.SiLU()]
+        layers += [
+            nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.SiLU(),
+        ]
         layers += [Residual(width)]
         before = width
     return nn.Sequential(*layers, nn.Conv2d(before, 64, 1))
 
 
-def step_of(model: Callable[[torch.Tensor], object], *, parameters: list[nn.Parameter], loss: Callable[[object], torch.Tensor],
-            images: torch.Tensor) -> Step:  # fmt: skip
+def step_of(
+    model: Callable[[torch.Tensor], object],
+    *,
+    parameters: list[nn.Parameter],
+    loss: Callable[[object], torch.Tensor],
+    images: torch.Tensor,
+) -> Step:
     """Return a function that does forward, loss, backward and an AdamW update."""
     optimizer = torch.optim.AdamW(parameters, lr=0.0, foreach=True)
 
@@ -76,7 +87,10 @@ def main() -> int:
     paths: dict[str, Step] = {}
     clear = lambda: images.to(args.device).contiguous(memory_format=torch.channels_last)  # noqa: E731
     paths["float32 training"] = step_of(
-        float_net.to(memory_format=torch.channels_last), parameters=list(float_net.parameters()), loss=loss, images=clear()
+        float_net.to(memory_format=torch.channels_last),
+        parameters=list(float_net.parameters()),
+        loss=loss,
+        images=clear(),
     )
     with_cast = build().to(args.device, memory_format=torch.channels_last).train()
 
@@ -84,19 +98,29 @@ def main() -> int:
         with torch.autocast(torch.device(args.device).type, torch.bfloat16):
             return with_cast(x)
 
-    paths["bfloat16 training"] = step_of(in_bfloat16, parameters=list(with_cast.parameters()), loss=loss, images=clear())
-    for name, ranges, lean in (("AIMET's default QAT", "learned", False), ("ours, ranges learned", "learned", True),
-                               ("ours, ranges frozen", "frozen", True)):  # fmt: skip
+    paths["bfloat16 training"] = step_of(
+        in_bfloat16, parameters=list(with_cast.parameters()), loss=loss, images=clear()
+    )
+    for name, ranges, lean in (
+        ("AIMET's default QAT", "learned", False),
+        ("ours, ranges learned", "learned", True),
+        ("ours, ranges frozen", "frozen", True),
+    ):
         example = calibration[:1]
         sim = find_method("minmax").quantize(
-            prepare(build(), example=example), example=example, plan=parse_plan(args.plan),
-            batches=lambda: iter([calibration]), input_range=(0.0, 1.0),
-        )  # fmt: skip
+            prepare(build(), example=example),
+            example=example,
+            plan=parse_plan(args.plan),
+            batches=lambda: iter([calibration]),
+            input_range=(0.0, 1.0),
+        )
         sim.model.to(args.device)
         set_trainable(sim, ranges=ranges)
         model = LeanTwin(sim, dtype=torch.bfloat16) if lean else sim.model
         parameters = [p for p in sim.model.parameters() if p.requires_grad]
-        paths[name] = step_of(model, parameters=parameters, loss=loss, images=clear() if lean else images.to(args.device))
+        paths[name] = step_of(
+            model, parameters=parameters, loss=loss, images=clear() if lean else images.to(args.device)
+        )
     report(measure(paths, rounds=args.steps, device=args.device))
     return 0
 
@@ -134,13 +158,18 @@ def report(seconds: dict[str, float]) -> None:
     names = list(seconds)
     print(f"{'path':24} {'ms a step':>10} {'x float32':>10} {'x bfloat16':>11}")
     for name, value in seconds.items():
-        print(f"{name:24} {1000 * value:10.0f} {value / seconds[names[0]]:10.2f} {value / seconds[names[1]]:11.2f}")
+        print(
+            f"{name:24} {1000 * value:10.0f} {value / seconds[names[0]]:10.2f}"
+            f" {value / seconds[names[1]]:11.2f}"
+        )
     print(json.dumps({name: round(1000 * value, 1) for name, value in seconds.items()}))
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--plan", default="w8a8")

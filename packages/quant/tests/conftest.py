@@ -11,11 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 import torch
-from net import SmallTask, images, trained_net
-
 from hexpath_quant.methods import find_method
 from hexpath_quant.plans import parse_plan
 from hexpath_quant.prepare import prepare
+from net import SmallTask, images, trained_net
 
 torch.set_num_threads(1)
 
@@ -32,8 +31,11 @@ def make_sim():
     def make(plan: str = "w8a8", method: str = "minmax"):
         example = images(1, seed=100)
         return find_method(method).quantize(
-            prepare(trained_net(), example=example), example=example, plan=parse_plan(plan),
-            batches=lambda: iter([images(8, seed=200)]), input_range=(0.0, 1.0),
-        )  # fmt: skip
+            prepare(trained_net(), example=example),
+            example=example,
+            plan=parse_plan(plan),
+            batches=lambda: iter([images(8, seed=200)]),
+            input_range=(0.0, 1.0),
+        )
 
     return make

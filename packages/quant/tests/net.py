@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,9 @@ class Net(nn.Module):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.SiLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.SiLU()
+        )
         self.block = Block(width // 2)
         self.mix = nn.Conv2d(width + width // 2, width, 1)
         self.pool = nn.MaxPool2d(5, 1, 2)
@@ -83,7 +85,11 @@ class SmallTask:
     name = "small"
     input_names = ("images",)
     output_names = ("boxes", "scores")
-    metadata = {"task": "detect", "hexpath.schema": "1", "hexpath.outputs": '{"format": "yolo-raw"}'}
+    metadata: ClassVar = {
+        "task": "detect",
+        "hexpath.schema": "1",
+        "hexpath.outputs": '{"format": "yolo-raw"}',
+    }
 
     def __init__(self, *, batches: int = 6, poison: bool = False) -> None:
         self.teacher = trained_net()

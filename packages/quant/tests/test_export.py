@@ -8,43 +8,58 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from net import images
-from onnx import TensorProto, helper, numpy_helper
-
 from hexpath_quant import agreement, qdq
 from hexpath_quant.errors import AgreementError, CalibrationError, ExportError, WeightsError
 from hexpath_quant.export import export
 from hexpath_quant.plans import parse_plan
 from hexpath_quant.sim import calibrate, input_quantizers
+from net import images
+from onnx import TensorProto, helper, numpy_helper
 
 
 def write(sim, out, plan="w8a8", outputs=("boxes", "scores")):
     return export(
-        sim, out=out, example=images(1, seed=100), samples=images(4, seed=300), input_names=["images"],
-        output_names=outputs, plan=parse_plan(plan), method="ptq:minmax", metadata={"task": "detect"},
+        sim,
+        out=out,
+        example=images(1, seed=100),
+        samples=images(4, seed=300),
+        input_names=["images"],
+        output_names=outputs,
+        plan=parse_plan(plan),
+        method="ptq:minmax",
+        metadata={"task": "detect"},
         card={"head": "raw"},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("plan", ["w8a8", "w8a16", "w4a8", "w4a16", "w8a8-per-tensor"])
 def test_folder(make_sim, tmp_path, plan):
     figures = write(make_sim(plan), tmp_path / "q", plan)
-    assert set(figures) == {"boxes", "scores"} and min(figures.values()) > 40
+    assert set(figures) == {"boxes", "scores"}
+    assert min(figures.values()) > 40
     files = {p.name for p in (tmp_path / "q").iterdir()}
     assert files == {"model.onnx", "model.encodings", "recorded.npz", "quant.json"}
     model = qdq.check_graph(tmp_path / "q" / "model.onnx")
     assert model.opset_import[0].version == 21
     props = {p.key: p.value for p in model.metadata_props}
-    assert props["hexpath.plan"] == plan and props["hexpath.method"] == "ptq:minmax" and props["task"] == "detect"
+    assert props["hexpath.plan"] == plan
+    assert props["hexpath.method"] == "ptq:minmax"
+    assert props["task"] == "detect"
     recorded = np.load(tmp_path / "q" / "recorded.npz")
-    assert recorded["images"].shape == (4, 3, 32, 32) and recorded["boxes"].shape == (4, 4, 16, 16)
+    assert recorded["images"].shape == (4, 3, 32, 32)
+    assert recorded["boxes"].shape == (4, 4, 16, 16)
     card = json.loads((tmp_path / "q" / "quant.json").read_text())
-    assert card["plan"] == plan and card["tools"]["aimet-torch"]
+    assert card["plan"] == plan
+    assert card["tools"]["aimet-torch"]
     assert json.loads((tmp_path / "q" / "model.encodings").read_text())
     graph = qdq.Graph(model)
-    types = {graph.constants[n.input[2]].data_type for n in model.graph.node
-             if n.op_type == "DequantizeLinear" and len(n.input) > 2}  # fmt: skip
-    assert (TensorProto.INT4 in types) == ("w4" in plan) and (TensorProto.UINT16 in types) == ("a16" in plan)
+    types = {
+        graph.constants[n.input[2]].data_type
+        for n in model.graph.node
+        if n.op_type == "DequantizeLinear" and len(n.input) > 2
+    }
+    assert (TensorProto.INT4 in types) == ("w4" in plan)
+    assert (TensorProto.UINT16 in types) == ("a16" in plan)
 
 
 def test_image_input_is_pinned(make_sim, tmp_path):
@@ -77,7 +92,9 @@ def tampered(path, op_type, position, factor):
 def test_tampered_bias_scale_is_caught(make_sim, tmp_path):
     write(make_sim(), tmp_path / "q")
     tampered(tmp_path / "q" / "model.onnx", "Conv", 2, 1.5)
-    with pytest.raises(ExportError, match=r"bias of '.*Conv.*', channel \d+: scale .* is not input scale x weight"):
+    with pytest.raises(
+        ExportError, match=r"bias of '.*Conv.*', channel \d+: scale .* is not input scale x weight"
+    ):
         qdq.check_graph(tmp_path / "q" / "model.onnx")
 
 
@@ -95,12 +112,16 @@ def test_agreement_needs_something_to_compare(make_sim, tmp_path):
     with pytest.raises(AgreementError, match="nothing is recorded"):
         agreement.check_agreement(tmp_path / "q" / "model.onnx", recorded={"images": recorded["images"]})
     with pytest.raises(AgreementError, match="has no output 'masks'"):
-        agreement.check_agreement(tmp_path / "q" / "model.onnx", recorded={**recorded, "masks": recorded["boxes"]})
+        agreement.check_agreement(
+            tmp_path / "q" / "model.onnx", recorded={**recorded, "masks": recorded["boxes"]}
+        )
 
 
 def one_node(op="Relu", dims=(1, 3)):
     tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, dims) for n in ("x", "y")]
-    return helper.make_model(helper.make_graph([helper.make_node(op, ["x"], ["y"], name="it")], "g", tensors[:1], tensors[1:]))
+    return helper.make_model(
+        helper.make_graph([helper.make_node(op, ["x"], ["y"], name="it")], "g", tensors[:1], tensors[1:])
+    )
 
 
 def test_float_island_is_named():
@@ -115,8 +136,13 @@ def test_float_output_is_named():
     model.graph.initializer.extend([scale, zero])
     relu = model.graph.node.pop()
     relu.input[0] = "xd"
-    model.graph.node.extend([helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
-                             helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]), relu])  # fmt: skip
+    model.graph.node.extend(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+            helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+            relu,
+        ]
+    )
     with pytest.raises(ExportError, match="float island: Relu 'it' writes 'y'"):
         qdq.check_no_islands(qdq.Graph(model))
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from net import images, trained_net
-from torch import nn
-
 from hexpath_quant.errors import PreparationError, TraceError, WeightsError
 from hexpath_quant.prepare import check_equal, prepare
+from net import images, trained_net
+from torch import nn
 
 
 def test_same_values_and_no_norms_dropouts_or_shared_modules():
@@ -20,7 +19,9 @@ def test_same_values_and_no_norms_dropouts_or_shared_modules():
     assert not kinds & {"BatchNorm2d", "Dropout", "SiLU", "Identity"}
     called = [n.target for n in prepared.graph.nodes if n.op == "call_module"]
     assert len(called) == len(set(called))
-    assert all(torch.equal(p, before[n]) for n, p in net.state_dict().items()), "the caller's model is not touched"
+    assert all(torch.equal(p, before[n]) for n, p in net.state_dict().items()), (
+        "the caller's model is not touched"
+    )
 
 
 def test_weights_used_twice_stay_one_parameter():
@@ -41,7 +42,7 @@ def test_nan_weight_is_named():
     net = trained_net()
     with torch.no_grad():
         net.mix.weight[0, 0] = float("nan")
-    with pytest.raises(WeightsError, match="mix.weight holds 1 NaN"):
+    with pytest.raises(WeightsError, match=r"mix\.weight holds 1 NaN"):
         prepare(net, example=images(1, seed=1))
 
 
@@ -77,7 +78,11 @@ class _Random(nn.Module):
         (_Branch(), TraceError, r"cannot trace `return x \+ 1 if x.sum\(\) > 0 else x`.*remedy"),
         (_Erf(), TraceError, "operator 'erf' in the top module has no quantized form; remedy"),
         (_Odd(), TraceError, "operator 'abs' in the top module has no quantized form"),
-        (_Random(), PreparationError, "output 0 of the prepared model differs by .* does forward depend on state"),
+        (
+            _Random(),
+            PreparationError,
+            "output 0 of the prepared model differs by .* does forward depend on state",
+        ),
     ],
 )
 def test_what_cannot_be_prepared_says_why(model, error, text):

@@ -6,9 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
-import onnx
-
 import hexpath_quant
+import onnx
 from hexpath_quant import errors
 from hexpath_quant.methods import METHODS
 from hexpath_quant.plans import PLANS
@@ -36,4 +35,5 @@ def test_lists_are_complete():
 def test_version_is_the_newest_of_the_changelog():
     version = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]["version"]
     newest = re.search(r"^## (\S+) - \d{4}-\d\d-\d\d$", (PACKAGE / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert newest and newest[1] == version == hexpath_quant.__version__
+    assert newest
+    assert newest[1] == version == hexpath_quant.__version__

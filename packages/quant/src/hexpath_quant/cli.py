@@ -53,10 +53,16 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, help="installed task, e.g. yolo-detect")
     parser.add_argument("--checkpoint", required=True, type=Path, help="model.safetensors")
     parser.add_argument("--data", required=True, type=Path, help="data.yaml")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="for the task, e.g. head=raw")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="for the task, e.g. head=raw"
+    )
     parser.add_argument("--plan", default="w8a8", help="see `hexpath-quant plans` (default: %(default)s)")
-    parser.add_argument("--method", default="minmax", help="see `hexpath-quant methods` (default: %(default)s)")
-    parser.add_argument("--calibration", type=int, default=64, metavar="N", help="images (default: %(default)s)")
+    parser.add_argument(
+        "--method", default="minmax", help="see `hexpath-quant methods` (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--calibration", type=int, default=64, metavar="N", help="images (default: %(default)s)"
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
 
 
@@ -66,13 +72,23 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     default = Recipe()
     parser.add_argument("--work", type=Path, help="folder for the state to resume from (default: OUT.work)")
     parser.add_argument("--epochs", type=int, default=default.epochs, help="default: %(default)s")
-    parser.add_argument("--lr", type=float, default=default.lr, help="peak learning rate (default: %(default)s)")
+    parser.add_argument(
+        "--lr", type=float, default=default.lr, help="peak learning rate (default: %(default)s)"
+    )
     parser.add_argument("--batch", type=int, default=default.batch, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=default.seed, help="default: %(default)s")
-    parser.add_argument("--ranges", choices=("learned", "frozen"), default=default.ranges,
-                        help="activation ranges during training (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--precision", choices=("bfloat16", "float32"), default=default.precision,
-                        help="of activations during training (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--ranges",
+        choices=("learned", "frozen"),
+        default=default.ranges,
+        help="activation ranges during training (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("bfloat16", "float32"),
+        default=default.precision,
+        help="of activations during training (default: %(default)s)",
+    )
     parser.add_argument("--device", default=default.device, help="cpu or cuda[:N] (default: %(default)s)")
 
 
@@ -100,9 +116,14 @@ def run_qat(args: argparse.Namespace) -> None:
 
     plan, _ = parse_plan(args.plan), find_method(args.method)
     recipe = Recipe(
-        epochs=args.epochs, lr=args.lr, batch=args.batch, seed=args.seed, ranges=args.ranges,
-        precision=args.precision, device=args.device,
-    )  # fmt: skip
+        epochs=args.epochs,
+        lr=args.lr,
+        batch=args.batch,
+        seed=args.seed,
+        ranges=args.ranges,
+        precision=args.precision,
+        device=args.device,
+    )
     check_device(recipe.device)
     options = parse_options(args.option)
     check_paths(checkpoint=args.checkpoint, data=args.data, out=args.out)
@@ -110,7 +131,15 @@ def run_qat(args: argparse.Namespace) -> None:
         options.setdefault("device", recipe.device)
     task = load_task(name=args.task, checkpoint=args.checkpoint, data=args.data, options=options)
     work = args.work or args.out.with_name(args.out.name + ".work")
-    qat(task, plan=plan, method=args.method, calibration=args.calibration, recipe=recipe, out=args.out, work=work)
+    qat(
+        task,
+        plan=plan,
+        method=args.method,
+        calibration=args.calibration,
+        recipe=recipe,
+        out=args.out,
+        work=work,
+    )
 
 
 def run_methods(args: argparse.Namespace) -> None:

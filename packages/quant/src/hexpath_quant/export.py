@@ -73,8 +73,12 @@ def export(
         path = folder / "model.onnx"
         write_qdq(sim, path=path, example=example, input_names=input_names, output_names=output_names)
         model = check_graph(path)
-        _write_metadata(model, path=path, metadata={**metadata, "hexpath.plan": plan.name, "hexpath.method": method})
-        write_encodings(sim, path=folder / "model.encodings", example=example, names=(input_names, output_names))
+        _write_metadata(
+            model, path=path, metadata={**metadata, "hexpath.plan": plan.name, "hexpath.method": method}
+        )
+        write_encodings(
+            sim, path=folder / "model.encodings", example=example, names=(input_names, output_names)
+        )
         recorded = record(sim, samples=samples, output_names=output_names)
         np.savez_compressed(folder / "recorded.npz", **recorded)  # type: ignore[arg-type]
         figures = check_agreement(path, recorded=recorded)
@@ -86,7 +90,12 @@ def export(
 
 
 def write_qdq(
-    sim: QuantizationSimModel, *, path: Path, example: Tensor, input_names: Sequence[str], output_names: Sequence[str]
+    sim: QuantizationSimModel,
+    *,
+    path: Path,
+    example: Tensor,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
 ) -> None:
     """Write the QDQ ONNX by AIMET's exporter, opset 21, static shapes."""
     outputs = len(forward_of(sim.model)(example))
@@ -111,9 +120,13 @@ def write_encodings(
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
         target = Path(folder) / "model.onnx"
         sim.onnx.export(
-            (example,), str(target), input_names=list(names[0]), output_names=list(names[1]), opset_version=17,
+            (example,),
+            str(target),
+            input_names=list(names[0]),
+            output_names=list(names[1]),
+            opset_version=17,
             dynamo=False,
-        )  # fmt: skip
+        )
         shutil.move(str(target.with_suffix(".encodings")), path)
 
 

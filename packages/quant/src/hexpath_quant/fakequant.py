@@ -51,7 +51,9 @@ def pass_unclipped(gradient: Tensor, x: Tensor, grid: Grid) -> Tensor:
     )
 
 
-def _range_gradients(gradient: Tensor, passed: Tensor, x: Tensor, y: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def _range_gradients(
+    gradient: Tensor, passed: Tensor, x: Tensor, y: Tensor, grid: Grid
+) -> tuple[Tensor, Tensor]:
     """Return the gradients of minimum and maximum, float32 scalars.
 
     With y = s q: inside, dy/ds = (y - x) / s; clipped, dy/ds = y / s and dy/doffset = s.
@@ -92,7 +94,13 @@ class FakeQuantizedSiLU(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, min1: Tensor, max1: Tensor, min3: Tensor, max3: Tensor, grids: tuple[Grid, Grid, Grid]
+        ctx: Any,
+        x: Tensor,
+        min1: Tensor,
+        max1: Tensor,
+        min3: Tensor,
+        max3: Tensor,
+        grids: tuple[Grid, Grid, Grid],
     ) -> Tensor:
         v = quantize_dequantize(x, grids[0])
         gate = torch.sigmoid(v)
@@ -120,11 +128,18 @@ class FakeQuantizedSiLU(torch.autograd.Function):
 
 
 class FakeQuantizeWeight(torch.autograd.Function):
-    """Weight: float32 w to its grid per channel or per tensor; scale and bounds are tensors that expand to w."""
+    """Weight: float32 w to its grid; scale and bounds expand to w (per channel, tensor)."""
 
     @staticmethod
     def forward(
-        ctx: Any, w: Tensor, minimum: Tensor, maximum: Tensor, scale: Tensor, low: Tensor, high: Tensor, steps: int
+        ctx: Any,
+        w: Tensor,
+        minimum: Tensor,
+        maximum: Tensor,
+        scale: Tensor,
+        low: Tensor,
+        high: Tensor,
+        steps: int,
     ) -> Tensor:
         ratio = w / scale
         rounded = ratio.round()

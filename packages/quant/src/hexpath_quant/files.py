@@ -67,7 +67,9 @@ def disk_full_as_error(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(f"no space left while writing {path}; free some, or choose another --out") from error
+            raise DiskFullError(
+                f"no space left while writing {path}; free some, or choose another --out"
+            ) from error
         raise
 
 

@@ -31,8 +31,11 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, source: AffineQuantizerBase) -> None:
         super().__init__()
         if source.min.numel() != 1 or source.block_size is not None:
-            raise TraceError(f"activation quantizer of shape {tuple(source.shape)} is not per-tensor; export it untrained")
-        self.min, self.max = source.min, source.max
+            raise TraceError(
+                f"activation quantizer of shape {tuple(source.shape)} is not per-tensor; export it untrained"
+            )
+        self.min: nn.Parameter = source.min
+        self.max: nn.Parameter = source.max
         self.qmin, self.qmax, self.symmetric = source.qmin, source.qmax, source.symmetric
         self.bits = (source.qmax - source.qmin).bit_length()
         self.grid = Grid(scale=1.0, low=0.0, high=0.0, steps=1, symmetric=True)
@@ -92,7 +95,7 @@ class LeanModule(nn.Module):
 
     def compute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the operator itself with quantized weights."""
-        parameters = {name: p for name, p in self.core.named_parameters(recurse=False)}
+        parameters: dict[str, Tensor] = dict(self.core.named_parameters(recurse=False))
         if not parameters:
             return self.core(*args, **kwargs)
         for name, quantizer in self.weights.items():
@@ -114,14 +117,18 @@ def quantize_weight(weight: Tensor, quantizer: Any) -> Tensor:
         scale, offset = quantizer.get_scale(torch.float32), quantizer.get_offset(torch.float32)
         low, high = offset + quantizer.qmin, offset + quantizer.qmax
     steps = quantizer.qmax - quantizer.qmin
-    quantized: Tensor = FakeQuantizeWeight.apply(weight, quantizer.min, quantizer.max, scale, low, high, steps)
+    quantized: Tensor = FakeQuantizeWeight.apply(
+        weight, quantizer.min, quantizer.max, scale, low, high, steps
+    )
     return quantized
 
 
 class LeanSiLU(nn.Module):
     """The pair sigmoid and multiplication, together with the quantizer of the layer before."""
 
-    def __init__(self, *, before: ActivationQuantizer, gate: ActivationQuantizer, after: ActivationQuantizer) -> None:
+    def __init__(
+        self, *, before: ActivationQuantizer, gate: ActivationQuantizer, after: ActivationQuantizer
+    ) -> None:
         super().__init__()
         self.before, self.gate, self.after = before, gate, after
 
@@ -171,7 +178,9 @@ class LeanTwin(nn.Module):
         """Take over range ends that changed outside a training step."""
         refresh_grids(list(self._shared.values()))
 
-    def _modules_of(self, sim: QuantizationSimModel, *, graph: torch.fx.Graph, root: nn.Module) -> dict[str, Any]:
+    def _modules_of(
+        self, sim: QuantizationSimModel, *, graph: torch.fx.Graph, root: nn.Module
+    ) -> dict[str, Any]:
         modules: dict[str, Any] = {}
         for node in graph.nodes:
             if node.op == "call_module":

@@ -27,7 +27,9 @@ def _same_call(kind: type[nn.Module]) -> Factory:
 def _configured(kind: Callable[..., nn.Module], *names: str, **defaults: Any) -> Factory:
     """Build ``kind`` from the function's settings and call it with the tensor alone."""
 
-    def build(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    def build(
+        args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
         given = dict(zip(names, args[1:], strict=False)) | {k: v for k, v in kwargs.items() if k in names}
         return kind(**(defaults | given)), args[:1] or (kwargs["input"],), {}
 
@@ -81,12 +83,44 @@ COMPUTES: dict[Any, Factory] = {
 }
 
 MOVES_DATA: set[Any] = {
-    operator.getitem, getattr, torch.chunk, torch.split, torch.permute, torch.transpose, torch.reshape,
-    torch.flatten, torch.squeeze, torch.unsqueeze, torch.unbind, torch.movedim, torch.swapaxes,
-    "chunk", "split", "view", "reshape", "permute", "transpose", "flatten", "squeeze", "unsqueeze", "expand",
-    "unbind", "contiguous", "size", "unflatten", "expand_as", "view_as", "clone", "detach", "to", "float",
-    "movedim", "swapaxes", "T", "mT",
-}  # fmt: skip
+    operator.getitem,
+    getattr,
+    torch.chunk,
+    torch.split,
+    torch.permute,
+    torch.transpose,
+    torch.reshape,
+    torch.flatten,
+    torch.squeeze,
+    torch.unsqueeze,
+    torch.unbind,
+    torch.movedim,
+    torch.swapaxes,
+    "chunk",
+    "split",
+    "view",
+    "reshape",
+    "permute",
+    "transpose",
+    "flatten",
+    "squeeze",
+    "unsqueeze",
+    "expand",
+    "unbind",
+    "contiguous",
+    "size",
+    "unflatten",
+    "expand_as",
+    "view_as",
+    "clone",
+    "detach",
+    "to",
+    "float",
+    "movedim",
+    "swapaxes",
+    "T",
+    "mT",
+}
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 DROPOUT_FUNCTIONS = (F.dropout, F.dropout2d)

@@ -58,7 +58,9 @@ def parse_plan(text: str) -> Plan:
     """
     base, _, granularity = text.partition("-")
     if base in ("fp32", "fp16"):
-        raise UnknownNameError(f"plan '{base}' is not quantized here; export the float model and compile that")
+        raise UnknownNameError(
+            f"plan '{base}' is not quantized here; export the float model and compile that"
+        )
     if base not in PLANS:
         known = [*PLANS, *(f"{name}-per-tensor" for name in PLANS)]
         raise unknown_name(kind="plan", name=text, known=known)

@@ -47,7 +47,7 @@ def prepare(model: nn.Module, *, example: Tensor) -> torch.fx.GraphModule:
     _split_silu(traced)
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
-    traced.graph.lint()
+    traced.graph.lint()  # type: ignore[no-untyped-call]
     traced.recompile()
     check_equal(original=original, prepared=traced, example=example)
     return traced
@@ -74,8 +74,8 @@ def check_equal(*, original: nn.Module, prepared: nn.Module, example: Tensor) ->
         relative = float((a - b).norm() / a.norm().clamp_min(1e-12))
         if not relative <= TOLERANCE:
             raise PreparationError(
-                f"output {index} of the prepared model differs by {relative:.1e} (relative), at most {TOLERANCE:.0e}"
-                " is allowed; does forward depend on state or random numbers?"
+                f"output {index} of the prepared model differs by {relative:.1e} (relative),"
+                f" at most {TOLERANCE:.0e} is allowed; does forward depend on state or random numbers?"
             )
         worst = max(worst, relative)
     return worst
@@ -103,12 +103,20 @@ def trace(model: nn.Module) -> torch.fx.GraphModule:
     tracer = _Tracer()
     try:
         return torch.fx.GraphModule(tracer.root if hasattr(tracer, "root") else model, tracer.trace(model))
-    except (torch.fx.proxy.TraceError, TypeError, RuntimeError, ValueError, AttributeError, NameError) as error:
+    except (
+        torch.fx.proxy.TraceError,
+        TypeError,
+        RuntimeError,
+        ValueError,
+        AttributeError,
+        NameError,
+    ) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
         where = frames[-1]
         raise TraceError(
-            f"cannot trace `{where.line}` ({where.filename}:{where.lineno}): {str(error).splitlines()[0]}; remedy:"
-            " take control flow and loops over tensors out of forward (a fixed shape or an nn.Module in its place)"
+            f"cannot trace `{where.line}` ({where.filename}:{where.lineno}): {str(error).splitlines()[0]};"
+            " remedy: take control flow and loops over tensors out of forward (put a fixed shape"
+            " or an nn.Module in its place)"
         ) from error
 
 
@@ -167,8 +175,8 @@ def _functions_to_modules(traced: torch.fx.GraphModule, *, tensors: set[str]) ->
         if node.target not in ops.COMPUTES:
             label = node.target if isinstance(node.target, str) else node.target.__name__
             raise TraceError(
-                f"operator '{label}' in {_scope(node) or 'the top module'} has no quantized form; remedy: write it with"
-                " supported operators, or as a torch.nn module that AIMET knows"
+                f"operator '{label}' in {_scope(node) or 'the top module'} has no quantized form;"
+                " remedy: write it with supported operators, or as a torch.nn module that AIMET knows"
             )
         module, args, kwargs = ops.COMPUTES[node.target](node.args, node.kwargs)
         _replace(traced, node=node, module=module, args=args, kwargs=kwargs)
@@ -239,14 +247,16 @@ def _fold_batch_norms(traced: torch.fx.GraphModule) -> None:
         layer = _layer_before_norm(traced, node)
         if layer is None or uses[id(layer.weight)] > 1:
             continue
-        _fold(layer, traced.get_submodule(node.target))
+        _fold(layer, traced.get_submodule(str(node.target)))
         node.replace_all_uses_with(node.args[0])
         traced.graph.erase_node(node)
 
 
 def _layer_before_norm(traced: torch.fx.GraphModule, node: torch.fx.Node) -> nn.Module | None:
     """Return the layer that the batch norm at ``node`` can be folded into, if there is one."""
-    if node.op != "call_module" or not isinstance(traced.get_submodule(node.target), nn.modules.batchnorm._BatchNorm):
+    if node.op != "call_module" or not isinstance(
+        traced.get_submodule(str(node.target)), nn.modules.batchnorm._BatchNorm
+    ):
         return None
     before = node.args[0]
     if not isinstance(before, torch.fx.Node) or before.op != "call_module" or len(before.users) > 1:
@@ -257,7 +267,7 @@ def _layer_before_norm(traced: torch.fx.GraphModule, node: torch.fx.Node) -> nn.
 
 
 def _fold(layer: Any, norm: Any) -> None:
-    fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
+    fuse: Any = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
     dtype = layer.weight.dtype
     gamma = norm.weight if norm.affine else torch.ones_like(norm.running_mean)
     beta = norm.bias if norm.affine else torch.zeros_like(norm.running_mean)

@@ -47,8 +47,14 @@ def ptq(
     start = time.perf_counter()
     sim = simulate(task, plan=plan, method=method, calibration=calibration)
     metrics = score(task, sim=sim) if evaluate else {}
-    card = {"task": task.name, "calibration_images": calibration, "metrics": metrics,
-            "head": task_head(task), **(extra or {}), "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
+    card = {
+        "task": task.name,
+        "calibration_images": calibration,
+        "metrics": metrics,
+        "head": task_head(task),
+        **(extra or {}),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
     write(task, sim=sim, out=out, plan=plan, method=f"ptq:{method}", card=card)
     return metrics
 
@@ -63,7 +69,11 @@ def simulate(task: Task, *, plan: Plan, method: str, calibration: int) -> Quanti
     prepared = prepare(task.float_model(), example=example)
     say(f"calibrating {plan.name} by {method} on {calibration} images")
     return chosen.quantize(
-        prepared, example=example, plan=plan, batches=lambda: task.calibration(calibration), input_range=(0.0, 1.0)
+        prepared,
+        example=example,
+        plan=plan,
+        batches=lambda: task.calibration(calibration),
+        input_range=(0.0, 1.0),
     )
 
 

@@ -58,11 +58,24 @@ def qat(
     history = trainer.run()
     best = max(history, key=lambda row: row["score"])
     card = {
-        "task": task.name, "calibration_images": calibration, "head": task_head(task), "metrics": trainer.metrics_of(best),
-        "start": f"ptq:{method}", "best_epoch": best["epoch"], "recipe": asdict(recipe),
+        "task": task.name,
+        "calibration_images": calibration,
+        "head": task_head(task),
+        "metrics": trainer.metrics_of(best),
+        "start": f"ptq:{method}",
+        "best_epoch": best["epoch"],
+        "recipe": asdict(recipe),
         "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
-    write(task, sim=sim, out=out, plan=plan, method="qat", card=card, extra_files={"history.csv": to_csv(history)})
+    }
+    write(
+        task,
+        sim=sim,
+        out=out,
+        plan=plan,
+        method="qat",
+        card=card,
+        extra_files={"history.csv": to_csv(history)},
+    )
     return trainer.metrics_of(best)
 
 
@@ -71,14 +84,22 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise DeviceError(f"--device {device} is not there; use cpu, or cuda on a machine with a GPU") from error
+        raise DeviceError(
+            f"--device {device} is not there; use cpu, or cuda on a machine with a GPU"
+        ) from error
 
 
 class Trainer:
     """One training: twin, optimizer, averaged weights, history, state on disk."""
 
     def __init__(
-        self, task: Task, *, sim: QuantizationSimModel, recipe: Recipe, work: Path, arguments: Mapping[str, Any]
+        self,
+        task: Task,
+        *,
+        sim: QuantizationSimModel,
+        recipe: Recipe,
+        work: Path,
+        arguments: Mapping[str, Any],
     ) -> None:
         self.task, self.sim, self.recipe, self.work = task, sim, recipe, work
         self.device = torch.device(recipe.device)
@@ -125,7 +146,9 @@ class Trainer:
             losses.append(self._step(batch, step=step))
             ticker.tick(index + 1, note=f"loss {losses[-1]:.3f}")
         if not losses:
-            raise TrainingError(f"epoch {epoch} has no batches; is --batch {self.recipe.batch} above the training images?")
+            raise TrainingError(
+                f"epoch {epoch} has no batches; is --batch {self.recipe.batch} above the training images?"
+            )
         return sum(losses) / len(losses)
 
     def _step(self, batch: Any, *, step: int) -> float:
@@ -137,7 +160,9 @@ class Trainer:
             loss = self.task.loss(outputs, batch)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingError(f"the loss became {value} at step {step}; try a lower --lr than {self.recipe.lr:g}")
+            raise TrainingError(
+                f"the loss became {value} at step {step}; try a lower --lr than {self.recipe.lr:g}"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip, foreach=True)
@@ -150,20 +175,33 @@ class Trainer:
         with swapped(self.parameters, self.average):
             self.scorer.refresh()
             metrics = self.task.evaluate(forward_of(self.scorer))
-        row = {"epoch": epoch, "step_loss": loss, "lr": self.optimizer.param_groups[0]["lr"] if epoch else 0.0, **metrics,
-               "score": next(iter(metrics.values())), "ema": int(epoch > 0), "seconds": round(seconds, 2)}  # fmt: skip
+        row = {
+            "epoch": epoch,
+            "step_loss": loss,
+            "lr": self.optimizer.param_groups[0]["lr"] if epoch else 0.0,
+            **metrics,
+            "score": next(iter(metrics.values())),
+            "ema": int(epoch > 0),
+            "seconds": round(seconds, 2),
+        }
         if not self.history or row["score"] > max(r["score"] for r in self.history):
             self.best = {name: tensor.clone() for name, tensor in self.average.items()}
         self.history.append(row)
-        say(f"epoch {epoch}/{self.recipe.epochs}: loss {loss:.4f}, "
-            + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))  # fmt: skip
+        say(
+            f"epoch {epoch}/{self.recipe.epochs}: loss {loss:.4f}, "
+            + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items())
+        )
         self._save()
 
     def _save(self) -> None:
         state = {
-            "key": self.key, "parameters": {n: p.detach() for n, p in self.parameters.items()}, "average": self.average,
-            "best": self.best, "optimizer": self.optimizer.state_dict(), "history": self.history,
-        }  # fmt: skip
+            "key": self.key,
+            "parameters": {n: p.detach() for n, p in self.parameters.items()},
+            "average": self.average,
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+        }
         save_state(self.work, state=state)
 
     def _resume(self) -> None:
@@ -187,7 +225,10 @@ def set_trainable(sim: QuantizationSimModel, *, ranges: str) -> None:
     Pinned quantizers (the image input) and the sigmoids' fixed [0, 1] never are.
     """
     for module in sim.model.modules():
-        for quantizer in [*getattr(module, "input_quantizers", []), *getattr(module, "output_quantizers", [])]:
+        for quantizer in [
+            *getattr(module, "input_quantizers", []),
+            *getattr(module, "output_quantizers", []),
+        ]:
             if quantizer is not None:
                 fixed = not quantizer.is_overwrite_allowed("min") or is_unit_range(quantizer)
                 quantizer.requires_grad_(ranges == "learned" and not fixed)
@@ -203,7 +244,11 @@ def build_optimizer(sim: QuantizationSimModel, *, recipe: Recipe) -> torch.optim
     ends = {id(p) for _, q in quantizers(sim.model) for p in q.parameters()}
     trained = [p for p in sim.model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if id(p) not in ends], "factor": 1.0, "weight_decay": recipe.weight_decay},
+        {
+            "params": [p for p in trained if id(p) not in ends],
+            "factor": 1.0,
+            "weight_decay": recipe.weight_decay,
+        },
         {"params": [p for p in trained if id(p) in ends], "factor": recipe.range_lr, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, foreach=True)

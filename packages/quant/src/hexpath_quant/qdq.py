@@ -12,9 +12,21 @@ from onnx import numpy_helper
 from hexpath_quant.errors import ExportError
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-SHAPE_INPUTS = {"Reshape": (1,), "Resize": (1, 2, 3), "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,),
-                "Unsqueeze": (1,), "Expand": (1,), "Pad": (1, 3), "Tile": (1,), "ReduceMean": (1,), "ReduceSum": (1,),
-                "Gather": (1,), "Clip": (1, 2)}  # fmt: skip
+SHAPE_INPUTS = {
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+    "Expand": (1,),
+    "Pad": (1, 3),
+    "Tile": (1,),
+    "ReduceMean": (1,),
+    "ReduceSum": (1,),
+    "Gather": (1,),
+    "Clip": (1, 2),
+}
 BIASED = ("Conv", "ConvTranspose", "Gemm")
 
 
@@ -62,7 +74,9 @@ def check_static(model: onnx.ModelProto) -> None:
     for tensor in [*model.graph.input, *model.graph.output]:
         dims = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.type.tensor_type.shape.dim]
         if not dims or min(dims) < 1:
-            raise ExportError(f"tensor '{tensor.name}' has a dynamic shape {dims}; export with a fixed example")
+            raise ExportError(
+                f"tensor '{tensor.name}' has a dynamic shape {dims}; export with a fixed example"
+            )
 
 
 def check_no_islands(graph: Graph) -> None:
@@ -75,10 +89,16 @@ def check_no_islands(graph: Graph) -> None:
         skip = SHAPE_INPUTS.get(node.op_type, ())
         for index, name in enumerate(node.input):
             if name and index not in skip and getattr(graph.maker.get(name), "op_type", None) != DEQUANTIZE:
-                raise ExportError(f"float island: {node.op_type} '{node.name}' reads '{name}', which is not quantized")
+                raise ExportError(
+                    f"float island: {node.op_type} '{node.name}' reads '{name}', which is not quantized"
+                )
         for name in node.output:
-            if any(reader.op_type != QUANTIZE for reader in graph.readers.get(name, [])) or _is_output(graph, name):
-                raise ExportError(f"float island: {node.op_type} '{node.name}' writes '{name}', which is not quantized")
+            if any(reader.op_type != QUANTIZE for reader in graph.readers.get(name, [])) or _is_output(
+                graph, name
+            ):
+                raise ExportError(
+                    f"float island: {node.op_type} '{node.name}' writes '{name}', which is not quantized"
+                )
     if not found:
         raise ExportError("the exported graph has no operator")
 
@@ -93,10 +113,11 @@ def check_bias_scales(graph: Graph) -> None:
         if node.op_type not in BIASED or len(node.input) < 3 or not node.input[2]:
             continue
         bias, expected = graph.scale(node.input[2]), graph.scale(node.input[0]) * graph.scale(node.input[1])
-        if not np.allclose(bias, expected, rtol=1e-3, atol=0):
-            worst = int(np.argmax(np.abs(np.broadcast_to(bias, expected.shape) / expected - 1)))
+        found = np.broadcast_to(bias, expected.shape)
+        if not np.allclose(found, expected, rtol=1e-3, atol=0):
+            worst = int(np.argmax(np.abs(found / expected - 1)))
             raise ExportError(
-                f"bias of '{node.name}', channel {worst}: scale {np.broadcast_to(bias, expected.shape)[worst]:.4g}"
+                f"bias of '{node.name}', channel {worst}: scale {found[worst]:.4g}"
                 f" is not input scale x weight scale {expected[worst]:.4g}"
             )
 

@@ -60,8 +60,9 @@ def build_sim(
             )
         except UnknownModuleError as error:
             raise TraceError(
-                f"module {error.module_cls.__name__} has no quantized form; remedy: write it with supported modules,"
-                " or register one with aimet_torch.nn.QuantizationMixin.implements"
+                f"module {error.module_cls.__name__} has no quantized form;"
+                " remedy: write it with supported modules, or register one by"
+                " aimet_torch.nn.QuantizationMixin.implements"
             ) from error
     _widen_symmetric_ranges(sim)
     if input_range is not None:
@@ -93,7 +94,9 @@ def calibrate(sim: QuantizationSimModel, *, batches: Iterable[Tensor]) -> int:
         nonlocal count
         for images in batches:
             if not bool(torch.isfinite(images).all()):
-                raise WeightsError(f"calibration images {count} to {count + len(images)} hold NaN or infinity")
+                raise WeightsError(
+                    f"calibration images {count} to {count + len(images)} hold NaN or infinity"
+                )
             model(images.to(next(model.parameters()).device))
             count += len(images)
         if not count:
@@ -150,4 +153,3 @@ def _pin_input(sim: QuantizationSimModel, *, low: float, high: float) -> None:
         quantizer.set_range(low, high)
         quantizer.requires_grad_(False)
         quantizer.allow_overwrite(False)
-

@@ -36,7 +36,9 @@ def load_state(work: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, IndexError) as error:
-        raise StateError(f"{path} cannot be read ({type(error).__name__}); delete it to train from the start") from error
+        raise StateError(
+            f"{path} cannot be read ({type(error).__name__}); delete it to train from the start"
+        ) from error
     return state
 
 

@@ -40,7 +40,9 @@ class _Recorder(torch.fx.Interpreter):
 
     def run_node(self, n: torch.fx.Node) -> Any:
         value = super().run_node(n)
-        if isinstance(value, (int, float)) or (isinstance(value, tuple) and all(type(v) is int for v in value)):
+        if isinstance(value, (int, float)) or (
+            isinstance(value, tuple) and all(type(v) is int for v in value)
+        ):
             self.sizes[n.name] = tuple(value) if isinstance(value, tuple) else value
         return value
 

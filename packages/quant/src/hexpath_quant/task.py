@@ -74,7 +74,9 @@ def load_task(*, name: str, checkpoint: Path, data: Path, options: Mapping[str, 
     """
     points = installed_tasks()
     if not points:
-        raise TaskError(f"no task is installed (entry-point group {GROUP}); install hexpath-models, or use the API")
+        raise TaskError(
+            f"no task is installed (entry-point group {GROUP}); install hexpath-models, or use the API"
+        )
     if name not in points:
         raise TaskError(f"unknown task '{name}'{nearest(name=name, known=points)}")
     task = points[name].load()(checkpoint=checkpoint, data=data, options=options)
@@ -93,4 +95,3 @@ def check_task(task: Any) -> Task:
         raise TaskError(f"{type(task).__name__} is no task: it has no {', '.join(missing)}")
     found: Task = task
     return found
-

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from hexpath_quant.methods import minmax
 from hexpath_quant.plans import Plan
 
-SAYS = "evens out weight ranges across conv-conv and conv-relu-conv pairs (no effect through SiLU), then minmax"
+SAYS = (
+    "evens out weight ranges across conv-conv and conv-relu-conv pairs (no effect through SiLU), then minmax"
+)
 PAPER = "Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019"
 
 

@@ -25,7 +25,13 @@ def quantize(
     input_range: tuple[float, float] | None,
 ) -> QuantizationSimModel:
     """Return a simulation with percentile ranges."""
-    sim = build_sim(prepared, example=example, plan=plan, scheme=QuantScheme.post_training_percentile, input_range=input_range)
+    sim = build_sim(
+        prepared,
+        example=example,
+        plan=plan,
+        scheme=QuantScheme.post_training_percentile,
+        input_range=input_range,
+    )
     sim.set_percentile_value(PERCENTILE)
     calibrate(sim, batches=batches())
     return sim

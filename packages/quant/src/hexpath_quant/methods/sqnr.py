@@ -24,6 +24,12 @@ def quantize(
     input_range: tuple[float, float] | None,
 ) -> QuantizationSimModel:
     """Return a simulation with least-noise ranges."""
-    sim = build_sim(prepared, example=example, plan=plan, scheme=QuantScheme.post_training_tf_enhanced, input_range=input_range)
+    sim = build_sim(
+        prepared,
+        example=example,
+        plan=plan,
+        scheme=QuantScheme.post_training_tf_enhanced,
+        input_range=input_range,
+    )
     calibrate(sim, batches=batches())
     return sim
