@@ -79,12 +79,6 @@ def npu_flags(wildcards):
     return "--fp16" if PLANS[wildcards.id]["plan"] == "fp16" else ""
 
 
-def emulated_images(wildcards):
-    """FP16 is slow on the emulator: its sample may be smaller."""
-    key = "images_fp16" if PLANS[wildcards.id]["plan"] == "fp16" else "images"
-    return config["emulator"][key]
-
-
 wildcard_constraints:
     id="|".join(map(re.escape, PLANS)),
 
@@ -243,13 +237,13 @@ rule evaluate_emulator:
     output:
         "eval/{id}-emulator.json",
     params:
-        images=emulated_images,
+        options=flags(config["emulator"]),
         source=source("deploy"),
     threads: workflow.cores
     shell:
         stage("emulator/{wildcards.id}")
         + "hexpath-deploy evaluate {input.model:q}/model.onnx --coco dataset/coco/val.json --out {output:q}"
-        " --backend emulator --compiled {input.compiled:q} --images {params.images} --workers {threads}"
+        " --backend emulator --compiled {input.compiled:q} --workers {threads} {params.options}"
 
 
 rule profile:

@@ -17,7 +17,8 @@ from conftest import Run, write_dataset
 
 from hexpath_models import errors
 from hexpath_models.checkpoint import load_checkpoint
-from hexpath_models.train import TrainConfig
+from hexpath_models.errors import OptionError
+from hexpath_models.train import TrainConfig, resolve_device
 
 SMALL = ("--imgsz", "64", "--batch", "8", "--mosaic", "0.2")
 
@@ -238,7 +239,7 @@ def test_pretrained_weights_that_cannot_be_had(
         ({"lr": 0.0}, r"lr 0\.0 must be above 0"),
         ({"mosaic": 2.0}, r"mosaic 2\.0 within 0 to 1"),
         ({"imgsz": 100}, "image size '100' is not a multiple of 32"),
-        ({"device": "0,1"}, "device '0,1' names several devices"),
+        ({"device": "cuda:0,1"}, "device 'cuda:0,1' is not cpu, cuda or cuda:N"),
     ],
 )
 def test_bad_settings(changes: dict[str, object], message: str) -> None:
@@ -272,3 +273,13 @@ def test_tracking_stays_offline_in_its_folder(data: Path, tmp_path: Path) -> Non
     (record,) = (tmp_path / "tracking").glob("wandb/offline-run-*/run-*.wandb")
     content = record.read_bytes()
     assert all(text in content for text in (b"metrics/mAP50-95(B)", b"train/box_loss", b"the-group"))
+
+
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(OptionError, match="device 'cuda:0' is not there: torch finds no GPU; use cpu or auto"):
+        resolve_device("cuda:0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert resolve_device("auto") == "cuda:0"
+    assert resolve_device("cpu") == "cpu"

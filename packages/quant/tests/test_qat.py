@@ -15,7 +15,7 @@ import pytest
 import torch
 from hexpath_quant.errors import DeviceError, StateError, TrainingError
 from hexpath_quant.plans import parse_plan
-from hexpath_quant.qat import check_device, ema_decay, learning_rate, qat
+from hexpath_quant.qat import choose_device, ema_decay, learning_rate, qat
 from hexpath_quant.recipe import Recipe
 from net import SmallTask
 
@@ -129,10 +129,10 @@ def test_no_batches(tmp_path):
 
 def test_missing_device():
     with pytest.raises(DeviceError, match="--device nowhere is not there"):
-        check_device("nowhere")
+        choose_device("nowhere")
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="--device cuda is not there"):
-            check_device("cuda")
+            choose_device("cuda")
 
 
 def test_schedule():

@@ -71,7 +71,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--mosaic", type=float, default=0.3, help="probability (default: %(default)s)")
     parser.add_argument("--patience", type=int, default=50, help="epochs without gain until it stops")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="cpu or a CUDA index")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda[:N], or auto: a GPU where there is one")
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--pretrained", action="store_true", help="start from published weights; may download them"
@@ -121,9 +121,10 @@ def _list(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from dataclasses import fields
 
-    from .train import TrainConfig, train
+    from .train import TrainConfig, resolve_device, train
 
-    config = TrainConfig(**{field.name: getattr(arguments, field.name) for field in fields(TrainConfig)})
+    values = {field.name: getattr(arguments, field.name) for field in fields(TrainConfig)}
+    config = TrainConfig(**values | {"device": resolve_device(arguments.device)})
     metrics = train(config, data=arguments.data, out=arguments.out, work=arguments.work)
     print(
         f"{arguments.out}: {config.model}, best of {metrics['epochs']} epochs is {metrics['best_epoch']}, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
+import re
 import shutil
 import sys
 import time
@@ -61,8 +62,22 @@ class TrainConfig:
                 raise OptionError(f"{name} is {value}, it must be at least 1")
         if self.lr <= 0 or not 0 <= self.mosaic <= 1:
             raise OptionError(f"lr {self.lr} must be above 0 and mosaic {self.mosaic} within 0 to 1")
-        if "," in self.device:
-            raise OptionError(f"device {self.device!r} names several devices; training runs on one")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise OptionError(f"device {self.device!r} is not cpu, cuda or cuda:N; training runs on one")
+
+
+def resolve_device(name: str) -> str:
+    """Return `cpu`, `cuda` or `cuda:N`; `auto` is the first GPU where there is one.
+
+    Raises OptionError when a GPU is asked for that is not there.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise OptionError(f"device {name!r} is not there: torch finds no GPU; use cpu or auto")
+    return name
 
 
 def train(config: TrainConfig, *, data: Path, out: Path, work: Path) -> dict[str, Any]:

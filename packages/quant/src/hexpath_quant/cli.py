@@ -89,7 +89,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         default=default.precision,
         help="of activations during training (default: %(default)s)",
     )
-    parser.add_argument("--device", default=default.device, help="cpu or cuda[:N] (default: %(default)s)")
+    parser.add_argument(
+        "--device",
+        default=default.device,
+        help="cpu, cuda[:N], or auto: a GPU where there is one (default: %(default)s)",
+    )
 
 
 def run_ptq(args: argparse.Namespace) -> None:
@@ -110,7 +114,7 @@ def run_qat(args: argparse.Namespace) -> None:
     """Check names and paths, build the task, train from the PTQ state, write."""
     from hexpath_quant.methods import find_method
     from hexpath_quant.plans import parse_plan
-    from hexpath_quant.qat import check_device, qat
+    from hexpath_quant.qat import choose_device, qat
     from hexpath_quant.recipe import Recipe
     from hexpath_quant.task import load_task
 
@@ -122,9 +126,8 @@ def run_qat(args: argparse.Namespace) -> None:
         seed=args.seed,
         ranges=args.ranges,
         precision=args.precision,
-        device=args.device,
+        device=choose_device(args.device),
     )
-    check_device(recipe.device)
     options = parse_options(args.option)
     check_paths(checkpoint=args.checkpoint, data=args.data, out=args.out)
     if recipe.device != "cpu":

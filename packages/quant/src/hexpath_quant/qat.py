@@ -48,10 +48,8 @@ def qat(
 
     Raises:
         TrainingError: the loss became NaN or infinite.
-        DeviceError: the recipe's device is not there.
     """
     start = time.perf_counter()
-    check_device(recipe.device)
     sim = simulate(task, plan=plan, method=method, calibration=calibration)
     arguments = {"plan": plan.name, "method": method, "calibration": calibration, **asdict(recipe)}
     trainer = Trainer(task, sim=sim, recipe=recipe, work=work, arguments=arguments)
@@ -79,14 +77,17 @@ def qat(
     return trainer.metrics_of(best)
 
 
-def check_device(device: str) -> None:
-    """Raise a DeviceError when ``device`` is not there."""
+def choose_device(name: str) -> str:
+    """Return ``name``, or for ``auto`` the GPU where there is one; a DeviceError when it is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise DeviceError(
-            f"--device {device} is not there; use cpu, or cuda on a machine with a GPU"
+            f"--device {name} is not there; use cpu, or cuda on a machine with a GPU"
         ) from error
+    return name
 
 
 class Trainer:
