@@ -174,6 +174,13 @@ def test_input_quantizer_is_found(make_sim):
     assert len(input_quantizers(make_sim())) == 1
 
 
+@pytest.mark.parametrize(("plan", "places"), [("w8a8", 0), ("w8a16", 1)])
+def test_convolution_and_silu_are_kept_apart_at_16_bit_on_small_maps(make_sim, tmp_path, plan, places):
+    write(make_sim(plan), tmp_path / "q", plan)  # one SiLU of the net is at 8 x 8, the others at 16 x 16
+    nodes = onnx.load(tmp_path / "q" / "model.onnx").graph.node
+    assert len([n for n in nodes if n.name.endswith("_nudged_q")]) == places
+
+
 def test_sqnr_known_values():
     one = np.ones(100, np.float32)
     assert agreement.sqnr_db(reference=one, found=one) == 300

@@ -28,6 +28,7 @@ from hexpath_quant.plans import Plan
 from hexpath_quant.qdq import check_graph
 from hexpath_quant.sim import forward_of
 from hexpath_quant.static import static_shapes
+from hexpath_quant.workarounds import separate_silu
 
 OPSET = 21  # the first with 4-bit and 16-bit QuantizeLinear
 TOOLS = ("torch", "aimet-torch", "onnx", "onnxruntime")
@@ -72,6 +73,7 @@ def export(
     with atomic_folder(out) as folder, static_shapes(sim.model, example=example):
         path = folder / "model.onnx"
         write_qdq(sim, path=path, example=example, input_names=input_names, output_names=output_names)
+        apply_workarounds(path)
         model = check_graph(path)
         _write_metadata(
             model, path=path, metadata={**metadata, "hexpath.plan": plan.name, "hexpath.method": method}
@@ -111,6 +113,13 @@ def write_qdq(
             opset_version=OPSET,
             dynamo=False,
         )
+
+
+def apply_workarounds(path: Path) -> None:
+    """Change the written graph where the compiler is known to be wrong; no-op where it is not."""
+    model = onnx.load(path)
+    if separate_silu(model):
+        onnx.save(model, path)
 
 
 def write_encodings(

@@ -24,7 +24,7 @@ class Recipe:
     """
 
     epochs: int = 5
-    lr: float = 2e-4
+    lr: float = 5e-4
     range_lr: float = 1.0
     lr_end: float = 0.05
     batch: int = 8
