@@ -45,7 +45,7 @@ PLANS: dict[str, Plan] = {
 SAYS = {
     "w8a8": "the fastest on Hexagon; enough for most convolutional networks",
     "w8a16": "16-bit activations: close to float, two to three times slower than w8a8",
-    "w4a8": "half the weights' size; needs qat or adaround",
+    "w4a8": "half the weights' size; needs qat",
     "w4a16": "half the weights' size with 16-bit activations",
 }
 
