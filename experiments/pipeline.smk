@@ -69,10 +69,10 @@ def folder_of(wildcards):
 
 
 def plan_flags(wildcards):
+    """Of `ptq:METHOD`, or of `qat:METHOD`: trained from that method's state."""
     plan = PLANS[wildcards.id]
-    method = plan["method"].removeprefix("ptq:")
-    words = ["--plan", plan["plan"], "--option", f"head={plan['head']}"]
-    return " ".join(words + ([] if method == "qat" else ["--method", method]))
+    method = plan["method"].split(":")[1]
+    return f"--plan {plan['plan']} --option head={plan['head']} --method {method}"
 
 
 def npu_flags(wildcards):

@@ -83,7 +83,7 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
 def row(name: str, plan: Mapping[str, str], *, model: str) -> dict[str, Any]:
     """One plan, and the files of its stages."""
     folder = f"quant/{name}" if plan["method"] != "float" else f"export/{plan['head']}"
-    method = plan["plan"] if plan["method"] == "float" else plan["method"]
+    method = {"float": plan["plan"], "qat": "qat"}.get(plan["method"].split(":")[0], plan["method"])
     files = {
         "onnx": f"{folder}/model.onnx",
         "compile": f"compile/{name}/compile.json",
@@ -107,7 +107,7 @@ def curves(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
     """Training in FP32, and each QAT."""
     found = [{"name": "FP32 training", "path": "train/history.csv", "x": "epoch", "y": ["map50", "map"]}]
     for name, plan in plans.items():
-        if plan["method"] == "qat":
+        if plan["method"].startswith("qat"):
             found.append(
                 {
                     "name": f"QAT {name}",

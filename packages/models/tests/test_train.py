@@ -278,7 +278,7 @@ def test_tracking_stays_offline_in_its_folder(data: Path, tmp_path: Path) -> Non
 def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert resolve_device("auto") == "cpu"
-    with pytest.raises(OptionError, match="device 'cuda:0' is not there: torch finds no GPU; use cpu or auto"):
+    with pytest.raises(OptionError, match="'cuda:0' is not there: torch finds no GPU; use cpu or auto"):
         resolve_device("cuda:0")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert resolve_device("auto") == "cuda:0"

@@ -18,13 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
+
 from hexpath_quant.lean import LeanTwin
 from hexpath_quant.methods import find_method
 from hexpath_quant.plans import parse_plan
 from hexpath_quant.prepare import prepare
 from hexpath_quant.qat import set_trainable
 from hexpath_quant.task import load_task
-from torch import nn
 
 Step = Callable[[], None]
 

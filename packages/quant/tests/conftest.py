@@ -11,10 +11,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 import torch
+from net import SmallTask, images, trained_net
+
 from hexpath_quant.methods import find_method
 from hexpath_quant.plans import parse_plan
 from hexpath_quant.prepare import prepare
-from net import SmallTask, images, trained_net
 
 torch.set_num_threads(1)
 

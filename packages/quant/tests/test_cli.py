@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+
 from hexpath_quant import cli, errors, files, task
 from hexpath_quant.errors import TaskError, UnknownNameError
 from hexpath_quant.methods import METHODS

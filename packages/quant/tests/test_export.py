@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from net import images
+from onnx import TensorProto, helper, numpy_helper
+
 from hexpath_quant import agreement, qdq
 from hexpath_quant.errors import AgreementError, CalibrationError, ExportError, WeightsError
 from hexpath_quant.export import export
 from hexpath_quant.plans import parse_plan
 from hexpath_quant.sim import calibrate, input_quantizers
-from net import images
-from onnx import TensorProto, helper, numpy_helper
 
 
 def write(sim, out, plan="w8a8", outputs=("boxes", "scores")):

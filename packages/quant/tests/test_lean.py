@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from net import images
+
 from hexpath_quant.agreement import sqnr_db
 from hexpath_quant.errors import TraceError
 from hexpath_quant.fakequant import FakeQuantize, Grid
 from hexpath_quant.lean import ActivationQuantizer, LeanTwin
 from hexpath_quant.qat import set_trainable
 from hexpath_quant.sim import forward_of
-from net import images
 
 
 @pytest.mark.parametrize("plan", ["w8a8", "w4a8", "w8a16", "w8a8-per-tensor"])

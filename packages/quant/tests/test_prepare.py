@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hexpath_quant.errors import PreparationError, TraceError, WeightsError
-from hexpath_quant.prepare import check_equal, prepare
 from net import images, trained_net
 from torch import nn
+
+from hexpath_quant.errors import PreparationError, TraceError, WeightsError
+from hexpath_quant.prepare import check_equal, prepare
 
 
 def test_same_values_and_no_norms_dropouts_or_shared_modules():

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from net import SmallTask
+
 from hexpath_quant.errors import DeviceError, StateError, TrainingError
 from hexpath_quant.plans import parse_plan
 from hexpath_quant.qat import choose_device, ema_decay, learning_rate, qat
 from hexpath_quant.recipe import Recipe
-from net import SmallTask
 
 RECIPE = {"epochs": 3, "lr": 1e-3, "batch": 4, "precision": "float32"}
 

@@ -6,8 +6,9 @@ import re
 import tomllib
 from pathlib import Path
 
-import hexpath_quant
 import onnx
+
+import hexpath_quant
 from hexpath_quant import errors
 from hexpath_quant.methods import METHODS
 from hexpath_quant.plans import PLANS

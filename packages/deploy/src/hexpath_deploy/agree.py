@@ -29,8 +29,8 @@ from hexpath_deploy.ort import OrtNetwork
 Outputs: TypeAlias = Mapping[str, Floats]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
-# Chosen by measurement (README, "Agreement"): 8-bit graphs of trained detectors agree at 33 dB and better, FP16
-# graphs at 48 dB; a swapped or wrongly scaled tensor falls below 10 dB.
+# Chosen by measurement (README, "Agreement"): 8-bit graphs of trained detectors agree at 33 dB and better,
+# FP16 graphs at 48 dB; a swapped or wrongly scaled tensor falls below 10 dB.
 MIN_SQNR_DB = {8: 20.0, 16: 30.0}
 PAIRS = {
     "artifact": ("the compiled artifact on the emulator", "the model on ONNX Runtime"),

@@ -35,6 +35,8 @@ def offline(work: Path | None = None, *, online: bool = False) -> Path:
         ULTRALYTICS_SAFE_LOAD="true",
         WANDB_SILENT="true",
     )
+    # Ultralytics would leave a core idle, which on a two-core machine is half of it.
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     os.environ[_OURS] = "1"
     _quiet_settings()
     return folder

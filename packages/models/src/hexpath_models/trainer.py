@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import ultralytics.engine.trainer
+import ultralytics.utils.torch_utils
 from torch import Tensor, nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.loss import v8DetectionLoss
@@ -30,6 +31,7 @@ from .dataset import Dataset
 from .loading import open_split
 
 engine: Any = ultralytics.engine.trainer
+torch_utils: Any = ultralytics.utils.torch_utils
 
 
 class Float32Loss(v8DetectionLoss):
@@ -164,7 +166,8 @@ class ProgressLine:
 
 @contextmanager
 def engine_changes(*, bfloat16: bool) -> Iterator[None]:
-    """Let the engine use bfloat16 on a CPU, and keep its AMP check from downloading a model."""
+    """Let the engine use bfloat16 and every core of a CPU; keep its AMP check from downloading a model."""
+    own_threads = torch_utils.NUM_THREADS
     own_autocast: Callable[..., Any] = engine.autocast
     own_check: Callable[..., bool] = engine.check_amp
 
@@ -175,9 +178,11 @@ def engine_changes(*, bfloat16: bool) -> Iterator[None]:
 
     engine.autocast = cpu_autocast
     engine.check_amp = lambda model: True
+    torch_utils.NUM_THREADS = int(os.environ["OMP_NUM_THREADS"])
     try:
         yield
     finally:
+        torch_utils.NUM_THREADS = own_threads
         engine.autocast, engine.check_amp = own_autocast, own_check
 
 

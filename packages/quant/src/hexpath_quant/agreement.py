@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from hexpath_quant.errors import AgreementError
 
-# single roundings that fall the other way cost an 8-bit net of a hundred layers down to 27 dB; a wrong scale
-# leaves less than 15
+# Single roundings that fall the other way add up: 27 dB were seen in a sound export (YOLO11n at w8a8, boxes
+# decoded in the graph), 33 dB and more at its raw heads.
 MIN_SQNR_DB = 20.0
 
 Arrays = Mapping[str, NDArray[np.float32]]

@@ -15,8 +15,9 @@ NUDGE = 1.0001
 def separate_silu(model: onnx.ModelProto) -> int:
     """Keep QAIRT 2.51 from fusing convolution and SiLU at 16 bit on small maps; return the number of places.
 
-    At 10 x 10 the fused form computes garbage (13 dB on the emulator, 10 of 10 layers of YOLO11n at
-    320; 82 dB each for the convolution and the SiLU alone; 20 x 20 and 8 bit are right). A
+    At 10 x 10 the fused form computes garbage (13 dB on the emulator in one layer of YOLO11n cut out of
+    the net; 82 dB each for its convolution and its SiLU alone; 20 x 20 and 8 bit are right; sides in
+    between were not tried, no device was). A
     requantization in front of the sigmoid, to a scale 0.01% larger so that it is not optimized away,
     stops the fusion: 81 dB. Drop this when a newer QAIRT gets the fused form right.
     """

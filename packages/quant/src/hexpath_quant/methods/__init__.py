@@ -29,8 +29,8 @@ class Method(Protocol):
     SAYS: str
     PAPER: str
 
-    @staticmethod
     def quantize(
+        self,
         prepared: nn.Module,
         *,
         example: Tensor,
