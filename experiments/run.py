@@ -317,6 +317,7 @@ def environment(args: argparse.Namespace, run: Path) -> dict[str, str]:
     """The stages' environment: no library reaches out, W&B writes into the run folder."""
     env = dict(os.environ) | OFFLINE
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+    env.setdefault("HEXPATH_ASSETS", str(REPO / "assets"))
     env["YOLO_CONFIG_DIR"] = str(run / "work" / "ultralytics")
     env.setdefault("WANDB_PROJECT", "hexpath")
     env |= {"WANDB_DIR": str(run), "WANDB_RUN_GROUP": f"{args.experiment}/{args.name}"}
