@@ -65,7 +65,7 @@ def ids(*methods):
 def folder_of(wildcards):
     """Where a plan's ONNX lies: quantized ones under quant/, float ones are the exports themselves."""
     plan = PLANS[wildcards.id]
-    return f"quant/{wildcards.id}" if plan["method"] != "float" else f"export/{plan['head']}"
+    return plan.get("export", f"export/{plan['head']}") if plan["method"] == "float" else f"quant/{wildcards.id}"
 
 
 def plan_flags(wildcards):
@@ -133,14 +133,46 @@ rule train:
         " {params.options}"
 
 
+rule control:
+    # The float model trained on, as long and as fast as QAT trains: what QAT is to be held against.
+    input:
+        "train",
+    output:
+        directory("control"),
+    params:
+        model=config["model"],
+        options=flags(config.get("control", {})),
+        source=source("models"),
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        stage("control")
+        + "hexpath-models train --model {params.model:q} --data dataset/data.yaml --out {output:q} --work work/control"
+        " --weights train/model.safetensors {params.options}"
+
+
+rule export_control:
+    input:
+        "control",
+    output:
+        directory("export/control"),
+    params:
+        source=source("models"),
+    shell:
+        stage("export/control")
+        + "hexpath-models export control/model.safetensors --data dataset/data.yaml --head raw --out {output:q}"
+
+
 rule export:
     input:
         "train",
     output:
         directory("export/{head}"),
+    wildcard_constraints:
+        head="raw|decoded|plain",
     params:
         source=source("models"),
-    threads: workflow.cores
     shell:
         stage("export/{wildcards.head}")
         + "hexpath-models export train/model.safetensors --data dataset/data.yaml --head {wildcards.head}"
@@ -159,7 +191,6 @@ rule ptq:
         plan=plan_flags,
         options=flags(config["ptq"]),
         source=source("quant") + source("models"),
-    threads: workflow.cores
     shell:
         stage("ptq/{wildcards.id}")
         + "hexpath-quant ptq --task {params.task:q} --checkpoint train/model.safetensors --data dataset/data.yaml"
@@ -178,9 +209,9 @@ rule qat:
         plan=plan_flags,
         options=flags(config["ptq"] | config["qat"]),
         source=source("quant") + source("models"),
-    threads: workflow.cores
+    threads: max(1, workflow.cores // 2)  # half of it is one core's work anyway: two trainings side by side
     resources:
-        gpu=1,
+        gpu=int(config["qat"]["device"] != "cpu"),
     shell:
         stage("qat/{wildcards.id}")
         + "hexpath-quant qat --task {params.task:q} --checkpoint train/model.safetensors --data dataset/data.yaml"
