@@ -280,8 +280,8 @@ def wait_until_gone(group: int, *, seconds: float = 10) -> None:
 def seed_from(base: Path, run: Path) -> None:
     """A new run begins as hard links of the base run: finished stages count, nothing is copied.
 
-    Only the outputs and Snakemake's records are linked: work in progress and logs are the base's own.
-    Stages replace their outputs and never write into them, so that the links stay safe.
+    Work in progress and logs are the base's own. Stages replace their outputs and never write into them, so
+    that links are safe; Snakemake rewrites its records in place, so those are copied.
     """
     if run == base or (run / ".snakemake").exists() or not (base / ".snakemake").exists():
         return
@@ -291,9 +291,18 @@ def seed_from(base: Path, run: Path) -> None:
             continue
         if entry.is_dir():
             skip = shutil.ignore_patterns("*.partial", "log", "locks", "incomplete")
-            shutil.copytree(entry, run / entry.name, copy_function=os.link, ignore=skip, dirs_exist_ok=True)
+            shutil.copytree(
+                entry, run / entry.name, copy_function=link_or_copy, ignore=skip, dirs_exist_ok=True
+            )
         else:
             os.link(entry, run / entry.name)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    if ".snakemake" in source:
+        shutil.copy2(source, target)
+    else:
+        os.link(source, target)
 
 
 # --- Snakemake ------------------------------------------------------------------------------------------

@@ -119,6 +119,7 @@ def test_a_reused_process_group_is_left_alone(tmp_path: Path) -> None:
 def test_a_new_name_starts_from_hard_links_of_the_base(tmp_path: Path) -> None:
     base, new = tmp_path / "default", tmp_path / "try2"
     (base / ".snakemake" / "metadata").mkdir(parents=True)
+    (base / ".snakemake" / "metadata" / "dHJhaW4=").write_text("record")
     (base / "train").mkdir()
     (base / "train" / "model.safetensors").write_bytes(b"weights")
     (base / "work").mkdir()
@@ -127,6 +128,9 @@ def test_a_new_name_starts_from_hard_links_of_the_base(tmp_path: Path) -> None:
     new.mkdir()
     run.seed_from(base, new)
     assert os.path.samefile(base / "train" / "model.safetensors", new / "train" / "model.safetensors")
+    record = Path(".snakemake") / "metadata" / "dHJhaW4="
+    assert (new / record).read_text() == "record"
+    assert not os.path.samefile(base / record, new / record), "Snakemake rewrites its records in place"
     assert not (new / "work").exists()
     assert not (new / "config.json").exists()
 
