@@ -12,6 +12,7 @@ import shutil
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -126,6 +127,14 @@ def lock(session: nox.Session) -> None:
     projects = [str(pyproject(p).relative_to(HERE)) for p in PACKAGES]
     compile_lock(session, "hexpath", ["docker/locks/hexpath.in", *projects], "--all-extras")
     compile_lock(session, "lint", ["docker/locks/lint.in"])
+    for image, facts in images_toml()["images"].items():
+        projects = [str(pyproject(p).relative_to(HERE)) for p in facts["packages"]]
+        # The same versions as the local environment's, so that a stage computes the same in its image.
+        compile_lock(session, image, projects, "--extra", "wandb", "--constraint", "docker/locks/hexpath.txt")
+
+
+def images_toml() -> dict[str, Any]:
+    return tomllib.loads((HERE / "docker" / "images.toml").read_text())
 
 
 def compile_lock(session: nox.Session, name: str, inputs: list[str], *extra: str) -> None:
