@@ -117,7 +117,13 @@ def lint(session: nox.Session) -> None:
     sources = [str(HERE / "packages" / p / "src") for p in PACKAGES]
     session.run(str(bin_folder / "ruff"), "check", ".")
     session.run(str(bin_folder / "ruff"), "format", "--check", ".")
-    session.run(str(bin_folder / "mypy"), *sources, "experiments", env={"MYPYPATH": os.pathsep.join(sources)})
+    session.run(
+        str(bin_folder / "mypy"),
+        *sources,
+        "experiments",
+        "docker",
+        env={"MYPYPATH": os.pathsep.join(sources)},
+    )
     session.run(str(bin_folder / "lint-imports"), env={"PYTHONPATH": os.pathsep.join(sources)})
 
 
@@ -176,6 +182,18 @@ def requirements_hash(inputs: list[Path]) -> str:
         else:
             declared += [line.split("#")[0].strip() for line in path.read_text().splitlines()]
     return hashlib.sha256("\n".join(filter(None, declared)).encode()).hexdigest()[:16]
+
+
+@nox.session
+def images(session: nox.Session) -> None:
+    """Build the Docker images and try each one; `-- qnn` builds one, `-- --help` lists the options."""
+    session.run(sys.executable, "docker/images.py", "--uv", uv(session), *session.posargs)
+
+
+@nox.session(tags=["update"])
+def pins(session: nox.Session) -> None:
+    """Write the newest digest of the images' base to docker/images.toml."""
+    session.run(sys.executable, "docker/images.py", "--pins")
 
 
 @nox.session
