@@ -177,16 +177,23 @@ def find_image(name: str) -> Image:
 
 
 def run_command(
-    command: list[str], *, image: str, name: str, network: bool, mounts: Iterable[str], cwd: Path
+    command: list[str],
+    *,
+    image: str,
+    name: str,
+    network: bool,
+    mounts: Iterable[str],
+    env: Mapping[str, str],
+    cwd: Path,
 ) -> list[str]:
     """The docker command line of a stage: `cwd` is its run folder, `mounts` are read-only."""
     line = ["docker", "run", "--rm", "--init", "--interactive", "--name", name, "--shm-size", "1g"]
     line += ["--user", f"{os.getuid()}:{os.getgid()}", "--label", f"{LABEL_RUN}={cwd}"]
-    line += ["--network", os.environ.get("HEXPATH_DOCKER_NETWORK", "bridge") if network else "none"]
+    line += ["--network", env.get("HEXPATH_DOCKER_NETWORK", "bridge") if network else "none"]
     line += ["--mount", f"type=bind,source={cwd},target={cwd}", "--workdir", str(cwd)]
     for path in mounts:
         line += ["--mount", f"type=bind,source={path},target={path},readonly"]
-    for variable in sorted(key for key in os.environ if key.startswith(PASSED)):
+    for variable in sorted(key for key in env if key.startswith(PASSED)):
         line += ["--env", variable]  # without its value: a key appears in no process list
     line += ["--env", "HOME=/tmp", "--env", "USER=hexpath"]
     if Path("/dev/nvidiactl").exists():
