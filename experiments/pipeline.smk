@@ -30,12 +30,13 @@ STAGES = {
     "generate": ("ultralytics", ["data"]),
     "card": ("ultralytics", ["data"]),
     "train": ("ultralytics", ["models"]),
+    "control": ("ultralytics", ["models"]),
     "export": ("ultralytics", ["models"]),
     "ptq": ("aimet", ["quant", "models"]),
     "qat": ("aimet", ["quant", "models"]),
 }
 DEPLOY = ("qnn", ["deploy"])
-ONLINE = ("train", "qat", "log")  # may use a network, when run.py found a reason: a W&B key, published weights
+ONLINE = ("train", "control", "qat", "log")  # may use a network, when run.py found a reason: a W&B key, published weights
 
 
 def stage(name):
@@ -81,7 +82,7 @@ def ids(*methods):
 def folder_of(wildcards):
     """Where a plan's ONNX lies: quantized ones under quant/, float ones are the exports themselves."""
     plan = PLANS[wildcards.id]
-    return f"quant/{wildcards.id}" if plan["method"] != "float" else f"export/{plan['head']}"
+    return plan.get("export", f"export/{plan['head']}") if plan["method"] == "float" else f"quant/{wildcards.id}"
 
 
 def plan_flags(wildcards):
@@ -149,14 +150,46 @@ rule train:
         " {params.options}"
 
 
+rule control:
+    # The float model trained on, as long and as fast as QAT trains: what QAT is to be held against.
+    input:
+        "train",
+    output:
+        directory("control"),
+    params:
+        model=config["model"],
+        options=flags(config.get("control", {})),
+        source=source("control"),
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        stage("control")
+        + "hexpath-models train --model {params.model:q} --data dataset/data.yaml --out {output:q} --work work/control"
+        " --weights train/model.safetensors {params.options}"
+
+
+rule export_control:
+    input:
+        "control",
+    output:
+        directory("export/control"),
+    params:
+        source=source("export"),
+    shell:
+        stage("export/control")
+        + "hexpath-models export control/model.safetensors --data dataset/data.yaml --head raw --out {output:q}"
+
+
 rule export:
     input:
         "train",
     output:
         directory("export/{head}"),
+    wildcard_constraints:
+        head="raw|decoded|plain",
     params:
         source=source("export"),
-    threads: workflow.cores
     shell:
         stage("export/{wildcards.head}")
         + "hexpath-models export train/model.safetensors --data dataset/data.yaml --head {wildcards.head}"
@@ -175,7 +208,6 @@ rule ptq:
         plan=plan_flags,
         options=flags(config["ptq"]),
         source=source("ptq"),
-    threads: workflow.cores
     shell:
         stage("ptq/{wildcards.id}")
         + "hexpath-quant ptq --task {params.task:q} --checkpoint train/model.safetensors --data dataset/data.yaml"
@@ -194,9 +226,9 @@ rule qat:
         plan=plan_flags,
         options=flags(config["ptq"] | config["qat"]),
         source=source("qat"),
-    threads: workflow.cores
+    threads: max(1, workflow.cores // 2)  # half of it is one core's work anyway: two trainings side by side
     resources:
-        gpu=1,
+        gpu=int(config["qat"]["device"] != "cpu"),
     shell:
         stage("qat/{wildcards.id}")
         + "hexpath-quant qat --task {params.task:q} --checkpoint train/model.safetensors --data dataset/data.yaml"

@@ -82,7 +82,8 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def row(name: str, plan: Mapping[str, str], *, model: str) -> dict[str, Any]:
     """One plan, and the files of its stages."""
-    folder = f"quant/{name}" if plan["method"] != "float" else f"export/{plan['head']}"
+    export = plan.get("export", f"export/{plan['head']}")
+    folder = export if plan["method"] == "float" else f"quant/{name}"
     method = {"float": plan["plan"], "qat": "qat"}.get(plan["method"].split(":")[0], plan["method"])
     files = {
         "onnx": f"{folder}/model.onnx",
@@ -105,7 +106,10 @@ def row(name: str, plan: Mapping[str, str], *, model: str) -> dict[str, Any]:
 
 def curves(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
     """Training in FP32, and each QAT."""
-    found = [{"name": "FP32 training", "path": "train/history.csv", "x": "epoch", "y": ["map50", "map"]}]
+    found = [
+        {"name": name, "path": f"{folder}/history.csv", "x": "epoch", "y": ["map50", "map"]}
+        for name, folder in (("FP32 training", "train"), ("FP32 control", "control"))
+    ]
     for name, plan in plans.items():
         if plan["method"].startswith("qat"):
             found.append(

@@ -47,7 +47,13 @@ def training(rows: Mapping[str, Row]) -> str:
         for plan in ("w8a8", "w4a8")
         if plan in rows and f"{plan}-qat" in rows
     ]
-    return f"Quantization-aware training changes mAP50-95 by {' and '.join(gains)}." if gains else ""
+    if not gains:
+        return ""
+    control = f"; {points(rows['fp32-control']):.1f} is what as much more float training gives"
+    return (
+        f"Quantization-aware training changes mAP50-95 by {' and '.join(gains)}"
+        f"{control if 'fp32-control' in rows else ''}."
+    )
 
 
 def pitfalls(rows: Mapping[str, Row]) -> str:
