@@ -41,7 +41,7 @@ def main() -> int:
         wrap(folder / "sdk", folder / "tools")
     except ArchiveError as error:
         print(f"qairt: error: {error}")
-        return 104
+        return 107  # as QairtArchiveError of images.py
     return 0
 
 
