@@ -261,7 +261,6 @@ def test_bfloat16_learns_like_float32(run: Run, data: Path, tmp_path: Path) -> N
 
 def test_tracking_stays_offline_in_its_folder(data: Path, tmp_path: Path) -> None:
     """In a process of its own: Ultralytics turns its integration off when it sees pytest."""
-    pytest.importorskip("wandb")
     hidden = ("WANDB_", "PYTEST_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     environment |= {"WANDB_DIR": str(tmp_path / "tracking"), "WANDB_RUN_GROUP": "the-group"}

@@ -69,7 +69,6 @@ def whole(path: Path) -> bytes:
 def test_offline_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("wandb", reason="wandb is not installed: pip install 'hexpath-deploy[wandb]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     path = fixture_run.write_run(tmp_path)
@@ -153,7 +152,6 @@ def test_failures_fall_back_and_lose_nothing(
 def test_a_record_with_a_key_is_not_sent(
     tmp_path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("wandb", reason="wandb is not installed: pip install 'hexpath-deploy[wandb]'")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     record["config"]["note"] = KEY
     path = tmp_path / "results.json"
