@@ -61,9 +61,18 @@ class SmokeError(ContainerError):
     exit_code = 109
 
 
+class TagError(ContainerError):
+    """A release tag that belongs to no package, or not to its version."""
+
+    exit_code = 110
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
+        if args.route is not None:
+            print(route(args.route))
+            return 0
         containers.check_engine()
         if args.pins:
             write_digest()
@@ -89,6 +98,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--qairt", metavar="ARCHIVE", help="path or URL of Qualcomm's SDK, for the qnn image")
     parser.add_argument("--qairt-sha256", metavar="HEX", help="its SHA-256")
     parser.add_argument("--pins", action="store_true", help="write the base's newest digest to images.toml")
+    parser.add_argument("--route", metavar="TAG", help="print which package and images a release tag is for")
     parser.add_argument("--uv", default="uv", help="the uv command, which builds the wheels")
     args = parser.parse_args(argv)
     for name in args.names:
@@ -97,6 +107,25 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.qairt and not args.qairt_sha256:
         parser.error("--qairt wants --qairt-sha256 beside it")
     return args
+
+
+def route(tag: str) -> str:
+    """What a tag such as quant-v0.2.0 releases, as lines for a workflow; without a tag, every image.
+
+    Raises:
+        TagError: no such package, or a version that its pyproject.toml does not have.
+    """
+    images = containers.images_toml()["images"]
+    if not tag:
+        return f"package=\nimages={json.dumps(list(images))}"
+    package, _, version = tag.partition("-v")
+    known = sorted({p for facts in images.values() for p in facts["packages"]})
+    if package not in known:
+        raise TagError(f"tag {tag!r} is no release: PACKAGE-vVERSION, with one of {', '.join(known)}")
+    if version != containers.package_version(package):
+        raise TagError(f"tag {tag!r}, but packages/{package} is {containers.package_version(package)}")
+    chosen = [name for name, facts in images.items() if package in facts["packages"]]
+    return f"package={package}\nimages={json.dumps(chosen)}"
 
 
 # --- before the build -----------------------------------------------------------------------------------

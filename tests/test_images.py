@@ -184,6 +184,24 @@ def test_labels_follow_the_oci_annotations() -> None:
     assert json.loads(labels[containers.LABEL_TOOLS]).keys() >= {"onnxruntime-qnn", "hexpath-deploy"}
 
 
+def test_a_release_tag_is_routed_to_its_package_and_images() -> None:
+    version = containers.package_version("models")
+    assert images.route(f"models-v{version}") == 'package=models\nimages=["ultralytics", "aimet"]'
+    assert images.route("") == 'package=\nimages=["ultralytics", "aimet", "qnn"]'
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ("v0.1.0", "tag 'v0.1.0' is no release: PACKAGE-vVERSION, with one of data, deploy, models, quant"),
+        ("quant-v9.9.9", "tag 'quant-v9.9.9', but packages/quant is "),
+    ],
+)
+def test_a_wrong_release_tag(tag: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert images.main(["--route", tag]) == images.TagError.exit_code
+    assert message in capsys.readouterr().err
+
+
 # --- Qualcomm's SDK -------------------------------------------------------------------------------------
 
 
