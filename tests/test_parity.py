@@ -21,12 +21,12 @@ def call(*words: object) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated scenes, a YOLO11n trained for 200 steps, its raw-head ONNX, and its score in ONNX Runtime."""
+    """Generated scenes, a YOLO11n trained for 350 steps, its raw-head ONNX, and its score in ONNX Runtime."""
     home = tmp_path_factory.mktemp("parity")
-    call("hexpath-data", "generate", home / "data", "--train", 200, "--val", 60, "--size", 160)
+    call("hexpath-data", "generate", home / "data", "--train", 200, "--val", 150, "--size", 160)
     call("hexpath-data", "card", home / "data" / "data.yaml", "--out", home / "dataset")
     data = home / "dataset" / "data.yaml"
-    options = ("--epochs", 8, "--imgsz", 160)
+    options = ("--epochs", 14, "--imgsz", 160)
     call(
         "hexpath-models", "train", "--data", data, "--out", home / "train", "--work", home / "work", *options
     )

@@ -50,17 +50,18 @@ def names() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def run_killed_and_finished(names: tuple[str, str]) -> subprocess.CompletedProcess[str]:
-    """Start a run of three epochs, kill it by SIGKILL after the first, start it again."""
-    command = [*nox_run("--name", names[0], "--plans", "w8a8,w4a8-qat"), "train.epochs=3"]
+    """Start a run of six epochs, kill all of it by SIGKILL after the first, start it again."""
+    command = [*nox_run("--name", names[0], "--plans", "w8a8,w4a8-qat"), "train.epochs=6"]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
     )
     log = RUNS / names[0] / "logs" / "train.log"
     deadline = time.monotonic() + 600
-    while "epoch 1/3" not in (log.read_text() if log.exists() else ""):
+    while "epoch 1/6" not in (log.read_text() if log.exists() else ""):
         assert process.poll() is None, "ended before its first epoch"
         assert time.monotonic() < deadline, "no epoch in ten minutes"
         time.sleep(0.1)
+    os.killpg(int((RUNS / names[0] / ".group").read_text()), signal.SIGKILL)
     process.send_signal(signal.SIGKILL)
     process.wait()
     return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=1500)
@@ -71,10 +72,10 @@ def test_a_killed_run_goes_on_from_its_last_epoch(
 ) -> None:
     assert run_killed_and_finished.returncode == 0, run_killed_and_finished.stderr
     log = (RUNS / names[0] / "logs" / "train.log").read_text()
-    assert "epoch 1/3" not in log
-    assert "epoch 3/3" in log
+    assert "epoch 1/6" not in log
+    assert "epoch 6/6" in log
     history = (RUNS / names[0] / "train" / "history.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in history] == ["epoch", "1", "2", "3"]
+    assert [line.split(",")[0] for line in history] == ["epoch", "1", "2", "3", "4", "5", "6"]
 
 
 def test_the_record_holds_every_plan_and_backend(
@@ -110,7 +111,7 @@ def test_again_there_is_nothing_to_do(
     run_killed_and_finished: subprocess.CompletedProcess[str], names: tuple[str, str]
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in RUNS.joinpath(names[0]).glob("*/*/*")}
-    again = execute("--name", names[0], "--plans", "w8a8,w4a8-qat", "train.epochs=3")
+    again = execute("--name", names[0], "--plans", "w8a8,w4a8-qat", "train.epochs=6")
     assert again.returncode == 0, again.stderr
     assert "done in" not in again.stderr
     after = {p: p.stat().st_mtime_ns for p in RUNS.joinpath(names[0]).glob("*/*/*")}
@@ -121,7 +122,7 @@ def test_a_changed_parameter_reruns_what_depends_on_it_beside_the_first_run(
     run_killed_and_finished: subprocess.CompletedProcess[str], names: tuple[str, str]
 ) -> None:
     first, second = names
-    argv = ("--name", second, "--base", first, "--plans", "w8a8,w4a8-qat", "train.epochs=3", "qat.lr=0.0001")
+    argv = ("--name", second, "--base", first, "--plans", "w8a8,w4a8-qat", "train.epochs=6", "qat.lr=0.0001")
     changed = execute(*argv)
     assert changed.returncode == 0, changed.stderr
     for stage in ("generate", "train ", "ptq/w8a8", "emulator/w8a8 "):

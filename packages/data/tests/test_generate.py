@@ -212,12 +212,22 @@ def test_an_interrupt_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def heed_ctrl_c() -> None:
+    """A job that a shell put into the background ignores SIGINT, and hands that on to its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal to a process group")
 def test_ctrl_c_with_workers_leaves_nothing_and_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hexpath_data.cli", "generate", str(tmp_path / "set"), "--workers=2"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     ) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "set.partial").exists() and time.monotonic() < deadline:

@@ -166,9 +166,14 @@ def test_training_and_import_stay_at_home(tmp_path: Path) -> None:
     assert not list(home.rglob("*ltralytics*"))
 
 
+def heed_ctrl_c() -> None:
+    """A job that a shell put into the background ignores SIGINT, and hands that on to its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_leaves_nothing_half_written(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hexpath_models.cli", *map(str, arguments(data, tmp_path, epochs=50))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("epoch 1/50"):
