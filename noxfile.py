@@ -10,8 +10,10 @@ import hashlib
 import os
 import shutil
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -116,7 +118,13 @@ def lint(session: nox.Session) -> None:
     sources = [str(HERE / "packages" / p / "src") for p in PACKAGES]
     session.run(str(bin_folder / "ruff"), "check", ".")
     session.run(str(bin_folder / "ruff"), "format", "--check", ".")
-    session.run(str(bin_folder / "mypy"), *sources, "experiments", env={"MYPYPATH": os.pathsep.join(sources)})
+    session.run(
+        str(bin_folder / "mypy"),
+        *sources,
+        "experiments",
+        "docker",
+        env={"MYPYPATH": os.pathsep.join(sources)},
+    )
     session.run(str(bin_folder / "lint-imports"), env={"PYTHONPATH": os.pathsep.join(sources)})
 
 
@@ -126,6 +134,14 @@ def lock(session: nox.Session) -> None:
     projects = [str(pyproject(p).relative_to(HERE)) for p in PACKAGES]
     compile_lock(session, "hexpath", ["docker/locks/hexpath.in", *projects], "--all-extras")
     compile_lock(session, "lint", ["docker/locks/lint.in"])
+    for image, facts in images_toml()["images"].items():
+        projects = [str(pyproject(p).relative_to(HERE)) for p in facts["packages"]]
+        # The same versions as the local environment's, so that a stage computes the same in its image.
+        compile_lock(session, image, projects, "--extra", "wandb", "--constraint", "docker/locks/hexpath.txt")
+
+
+def images_toml() -> dict[str, Any]:
+    return tomllib.loads((HERE / "docker" / "images.toml").read_text())
 
 
 def compile_lock(session: nox.Session, name: str, inputs: list[str], *extra: str) -> None:
@@ -167,6 +183,74 @@ def requirements_hash(inputs: list[Path]) -> str:
         else:
             declared += [line.split("#")[0].strip() for line in path.read_text().splitlines()]
     return hashlib.sha256("\n".join(filter(None, declared)).encode()).hexdigest()[:16]
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build a wheel and an sdist of each package into dist/."""
+    shutil.rmtree(HERE / "dist", ignore_errors=True)
+    for package in PACKAGES:
+        build(session, package)
+    session.log("\n" + "\n".join(sorted(p.name for p in (HERE / "dist").iterdir())))
+
+
+def build(session: nox.Session, package: str) -> Path:
+    """Build a package into dist/ and return its wheel."""
+    tool, dist = uv(session), HERE / "dist"
+    session.run(
+        tool, "build", "--quiet", "--no-create-gitignore", "--out-dir", str(dist), f"packages/{package}"
+    )
+    version = tomllib.loads(pyproject(package).read_text())["project"]["version"]
+    return dist / f"hexpath_{package}-{version}-py3-none-any.whl"
+
+
+@nox.session
+@nox.parametrize("package", [nox.param(p, id=p) for p in PACKAGES])
+def standalone(session: nox.Session, package: str) -> None:
+    """Each package's wheel in an empty environment, then the package from a git URL, with nothing of ours."""
+    tool, home, name = uv(session), HERE / ".nox" / f"standalone-{package}", f"hexpath-{package}"
+    python = str(home / "bin" / "python")
+    wheel = build(session, package)
+    session.run(tool, "venv", "--quiet", "--clear", "--seed", "--python", sys.executable, str(home))
+    locked = ["--constraint", str(LOCKS / "hexpath.txt")]
+    session.run(
+        tool, "pip", "install", "--quiet", "--python", python, *locked, f"{name}[test] @ {wheel.as_uri()}"
+    )
+    only_itself(session, home, name)
+    session.chdir(HERE / "packages" / package)
+    session.run(python, "-m", "pytest", "tests", *session.posargs, env=test_env())
+    session.chdir(HERE)
+    with tempfile.TemporaryDirectory() as scratch:
+        session.run("git", "clone", "--quiet", str(HERE), f"{scratch}/clone", external=True)
+        url = f"{name} @ git+file://{scratch}/clone#subdirectory=packages/{package}"
+        session.run(python, "-m", "pip", "uninstall", "--quiet", "--yes", name)
+        session.run(python, "-m", "pip", "install", "--quiet", url)
+    only_itself(session, home, name)
+
+
+def only_itself(session: nox.Session, home: Path, name: str) -> None:
+    """The package is there, imports and shows its help from any folder, and is the only one of ours."""
+    code = f"""
+import importlib.metadata, pathlib, {name.replace("-", "_")} as package
+found = sorted(d.name for d in importlib.metadata.distributions() if d.name.startswith("hexpath"))
+assert found == [{name!r}], found
+assert pathlib.Path(package.__file__).is_relative_to({str(home)!r}), package.__file__
+"""
+    session.run(str(home / "bin" / "python"), "-P", "-c", code)
+    session.run(str(home / "bin" / name), "--help", silent=True)
+    session.log(f"{name} stands alone in {home.name}")
+
+
+@nox.session
+def images(session: nox.Session) -> None:
+    """Build the Docker images and try each one; `-- qnn` builds one, `-- --help` lists the options."""
+    session.run(sys.executable, "docker/images.py", "--uv", uv(session), *session.posargs)
+
+
+@nox.session(tags=["update"])
+def pins(session: nox.Session) -> None:
+    """Write the newest digest of the images' base to docker/images.toml."""
+    session.run(sys.executable, "docker/images.py", "--pins")
 
 
 @nox.session

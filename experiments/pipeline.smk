@@ -9,10 +9,9 @@
 #   results.json, report.html
 #
 # Every stage is one command of one package, run through stage.py, which keeps its log. A stage reruns when
-# its inputs, its options or the source of its package change.
+# its inputs, its options, the source of its packages or the image that it runs in change.
 
 import hashlib
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -20,21 +19,39 @@ from pathlib import Path
 HERE = Path(workflow.basedir).parent if Path(workflow.basedir).name.startswith("exp_") else Path(workflow.basedir)
 REPO = HERE.parent
 PLANS = config["plans"]
+IMAGES = config.get("containers", {})  # with --containers: what each image holds, by name
+PYTHON = "python" if IMAGES else shlex.quote(sys.executable)
+
+sys.path.insert(0, str(HERE))
+import containers
+
+# The image of a stage, the packages whose source it runs; every other stage is hexpath-deploy's.
+STAGES = {
+    "generate": ("ultralytics", ["data"]),
+    "card": ("ultralytics", ["data"]),
+    "train": ("ultralytics", ["models"]),
+    "control": ("ultralytics", ["models"]),
+    "export": ("ultralytics", ["models"]),
+    "ptq": ("aimet", ["quant", "models"]),
+    "qat": ("aimet", ["quant", "models"]),
+}
+DEPLOY = ("qnn", ["deploy"])
+ONLINE = ("train", "control", "qat", "log")  # may use a network, when run.py found a reason: a W&B key, published weights
 
 
 def stage(name):
-    """The start of a stage's shell command."""
-    return f"{shlex.quote(sys.executable)} {shlex.quote(str(HERE / 'stage.py'))} {name} --threads {{threads}} -- "
+    """The start of a stage's shell command; it decides whether the stage runs here or in its image."""
+    line = f"{shlex.quote(sys.executable)} {shlex.quote(str(HERE / 'stage.py'))} {name} --threads {{threads}}"
+    kind = name.split("/")[0]
+    if IMAGES:
+        line += f" --image {STAGES.get(kind, DEPLOY)[0]}" + " --network" * (kind in ONLINE)
+    return line + " -- "
 
 
-def source(package):
-    """Fingerprint of a package's source: a changed package reruns its stages."""
-    files = sorted((REPO / "packages" / package / "src").rglob("*.*"))
-    digest = hashlib.sha256()
-    for file in files:
-        if file.is_file() and "__pycache__" not in file.parts:
-            digest.update(str(file.relative_to(REPO)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
+def source(kind):
+    """Fingerprint of what a stage runs: its packages' source, and its image when it runs in one."""
+    image, packages = STAGES.get(kind, DEPLOY)
+    return "".join(map(containers.source, packages)) + IMAGES.get(image, "")
 
 
 def state(data_yaml):
@@ -95,7 +112,7 @@ else:
             directory("data"),
         params:
             options=flags(config["data"]),
-            source=source("data"),
+            source=source("generate"),
         threads: workflow.cores
         shell:
             stage("generate") + "hexpath-data generate {output:q} {params.options}"
@@ -109,7 +126,7 @@ rule card:
     params:
         data=DATA,
         state=DATA_STATE,
-        source=source("data"),
+        source=source("card"),
     threads: workflow.cores
     shell:
         stage("card") + "hexpath-data card {params.data:q} --out {output:q}"
@@ -123,7 +140,7 @@ rule train:
     params:
         model=config["model"],
         options=flags(config["train"]),
-        source=source("models"),
+        source=source("train"),
     threads: workflow.cores
     resources:
         gpu=1,
@@ -142,7 +159,7 @@ rule control:
     params:
         model=config["model"],
         options=flags(config.get("control", {})),
-        source=source("models"),
+        source=source("control"),
     threads: workflow.cores
     resources:
         gpu=1,
@@ -158,7 +175,7 @@ rule export_control:
     output:
         directory("export/control"),
     params:
-        source=source("models"),
+        source=source("export"),
     shell:
         stage("export/control")
         + "hexpath-models export control/model.safetensors --data dataset/data.yaml --head raw --out {output:q}"
@@ -172,7 +189,7 @@ rule export:
     wildcard_constraints:
         head="raw|decoded|plain",
     params:
-        source=source("models"),
+        source=source("export"),
     shell:
         stage("export/{wildcards.head}")
         + "hexpath-models export train/model.safetensors --data dataset/data.yaml --head {wildcards.head}"
@@ -190,7 +207,7 @@ rule ptq:
         task=config["task"],
         plan=plan_flags,
         options=flags(config["ptq"]),
-        source=source("quant") + source("models"),
+        source=source("ptq"),
     shell:
         stage("ptq/{wildcards.id}")
         + "hexpath-quant ptq --task {params.task:q} --checkpoint train/model.safetensors --data dataset/data.yaml"
@@ -208,7 +225,7 @@ rule qat:
         task=config["task"],
         plan=plan_flags,
         options=flags(config["ptq"] | config["qat"]),
-        source=source("quant") + source("models"),
+        source=source("qat"),
     threads: max(1, workflow.cores // 2)  # half of it is one core's work anyway: two trainings side by side
     resources:
         gpu=int(config["qat"]["device"] != "cpu"),
@@ -226,7 +243,7 @@ rule compile:
     params:
         target=config["target"],
         npu=npu_flags,
-        source=source("deploy"),
+        source=source("compile"),
     shell:
         stage("compile/{wildcards.id}")
         + "hexpath-deploy compile {input:q}/model.onnx --target {params.target:q} --out {output:q} {params.npu}"
@@ -240,7 +257,7 @@ rule agree:
         "agree/{id}.json",
     params:
         options=flags(config["agree"]),
-        source=source("deploy"),
+        source=source("agree"),
     shell:
         stage("agree/{wildcards.id}")
         + "hexpath-deploy agree {input.model:q}/model.onnx --compiled {input.compiled:q}"
@@ -253,7 +270,7 @@ rule evaluate_ort:
     output:
         "eval/{id}-ort.json",
     params:
-        source=source("deploy"),
+        source=source("ort"),
     shell:
         stage("ort/{wildcards.id}")
         + "hexpath-deploy evaluate {input.model:q}/model.onnx --coco dataset/coco/val.json --out {output:q}"
@@ -269,7 +286,7 @@ rule evaluate_emulator:
         "eval/{id}-emulator.json",
     params:
         options=flags(config["emulator"]),
-        source=source("deploy"),
+        source=source("emulator"),
     threads: workflow.cores
     shell:
         stage("emulator/{wildcards.id}")
@@ -285,7 +302,7 @@ rule profile:
     params:
         target=config["target"],
         npu=npu_flags,
-        source=source("deploy"),
+        source=source("profile"),
     shell:
         stage("profile/{wildcards.id}")
         + "hexpath-deploy profile {input.model:q}/model.onnx --target {params.target:q} --out {output:q} {params.npu}"

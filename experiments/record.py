@@ -70,7 +70,7 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
         "commit": commit(),
         "command": config["command"],
         "config": {k: v for k, v in config.items() if k not in ("question", "command")},
-        "pins": {"docker/locks/hexpath.txt": sha256(REPO / "docker" / "locks" / "hexpath.txt")},
+        "pins": pins(),
         "tools": tools(),
         "card": "dataset/card.json",
         "dataset": {"images": card["images"], "names": card["names"]},
@@ -146,7 +146,17 @@ def detections(name: str, backend: str) -> dict[str, str]:
     return {"id": name, "evaluated_on": backend, "path": str(path)}
 
 
+def pins() -> dict[str, str]:
+    """The lock, and the images when the stages ran in them."""
+    images = json.loads(os.environ.get("HEXPATH_IMAGES", "{}"))
+    lock = "docker/locks/hexpath.txt"
+    return {lock: sha256(REPO / lock)} | {f"hexpath/{name}": digest for name, digest in images.items()}
+
+
 def tools() -> dict[str, str]:
+    """Versions of what the stages ran; run.py says them when that was in containers."""
+    if told := os.environ.get("HEXPATH_TOOLS"):
+        return dict(json.loads(told))
     found = {}
     for name in (*TOOLS, "hexpath-data", "hexpath-models", "hexpath-quant", "hexpath-deploy"):
         try:
@@ -158,6 +168,8 @@ def tools() -> dict[str, str]:
 
 def commit() -> str:
     """The commit of the source tree, `-dirty` when it had changes, `unknown` outside a checkout."""
+    if told := os.environ.get("HEXPATH_COMMIT"):
+        return told
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=REPO, capture_output=True, text=True
     )

@@ -26,7 +26,11 @@ from typing import Any, ClassVar
 
 import yaml
 
+import containers
+import record
+from containers import ContainerError, Image
 from display import Display
+from mounts import mounts_of
 
 REPO = Path(__file__).resolve().parent.parent
 EXPERIMENTS = REPO / "experiments"
@@ -67,16 +71,19 @@ def main(argv: list[str] | None = None) -> int:
             print(yaml.safe_dump(config, sort_keys=False), end="")
             return 0
         check_target(config["target"])
+        images = find_images() if args.containers else {}
+        if images:
+            config["containers"] = {name: image.digest for name, image in images.items()}
         run = REPO / "runs" / args.experiment / args.name
         with claimed(run):
             seed_from(run.parent / args.base, run)
             write_config(run, config)
-            execute(args, run)
+            execute(args, run, env=environment(args, run) | containment(config, images))
             report(run)
     except StageError as error:
         print(f"{args.experiment}: {error}", file=sys.stderr)
         return error.code
-    except RunError as error:
+    except (RunError, ContainerError) as error:
         print(f"{args.experiment}: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -100,6 +107,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--target", help="a name of `hexpath-deploy targets`")
     parser.add_argument(
         "--plans", metavar="ID,ID", help="only these plans of config.yaml (fp32 is always there)"
+    )
+    parser.add_argument(
+        "--containers", action="store_true", help="run every stage inside its image (nox -s images)"
     )
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--dry-run", action="store_true", help="say which stages would run, and why")
@@ -142,7 +152,8 @@ def command_line(args: argparse.Namespace) -> str:
     """The command that makes this run again."""
     words = list(args.overrides)
     words += [f"--{key}={getattr(args, key)}" for key in ("data", "target", "plans") if getattr(args, key)]
-    words += ["--full"] * args.full + [f"--name={args.name}"] * (args.name != "default")
+    words += ["--full"] * args.full + ["--containers"] * args.containers
+    words += [f"--name={args.name}"] * (args.name != "default")
     return " ".join(["nox -s", args.experiment, *(["--", shlex.join(words)] if words else [])])
 
 
@@ -247,11 +258,14 @@ def end_orphans(run: Path) -> None:
     group_file = run / ".group"
     if not group_file.exists():
         return
-    group = int(group_file.read_text() or 0)
+    first, _, kind = group_file.read_text().partition(" ")
+    group = int(first or 0)
     if group and any(works_in(pid, run) for pid in members(group)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
         wait_until_gone(group)
+    if kind:
+        containers.end_containers(run)
     group_file.unlink()
 
 
@@ -335,23 +349,44 @@ def environment(args: argparse.Namespace, run: Path) -> dict[str, str]:
     return env
 
 
-def execute(args: argparse.Namespace, run: Path) -> None:
+def find_images() -> dict[str, Image]:
+    """All images, found before any work begins."""
+    containers.check_engine()
+    return {name: containers.find_image(name) for name in containers.images_toml()["images"]}
+
+
+def containment(config: Mapping[str, Any], images: Mapping[str, Image]) -> dict[str, str]:
+    """What stage.py and record.py must be told when stages run in containers."""
+    if not images:
+        return {}
+    tools = {name: version for image in images.values() for name, version in image.tools.items()}
+    online = bool(os.environ.get("WANDB_API_KEY")) and os.environ.get("WANDB_MODE", "online") == "online"
+    return {
+        "HEXPATH_IMAGES": json.dumps({name: image.id for name, image in images.items()}),
+        "HEXPATH_MOUNTS": json.dumps(mounts_of(config["dataset"])),
+        "HEXPATH_NETWORK": str(int(online or bool(config["train"].get("pretrained")))),
+        "HEXPATH_TOOLS": json.dumps(tools | {"snakemake": record.tools()["snakemake"]}),
+        "HEXPATH_COMMIT": record.commit(),
+    }
+
+
+def execute(args: argparse.Namespace, run: Path, *, env: Mapping[str, str]) -> None:
     """Run Snakemake in a process group of its own and show its progress."""
     (run / "logs").mkdir(exist_ok=True)
     if args.dry_run:
-        subprocess.run(command(args, run), env=environment(args, run), check=False)
+        subprocess.run(command(args, run), env=env, check=False)
         raise SystemExit(0)
     display = Display(title=f"{args.experiment}/{args.name}", log=run / "logs" / "snakemake.log")
     process = subprocess.Popen(
         command(args, run),
-        env=environment(args, run),
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         start_new_session=True,
     )
-    (run / ".group").write_text(str(process.pid))
+    (run / ".group").write_text(f"{process.pid} containers" if args.containers else str(process.pid))
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -359,6 +394,8 @@ def execute(args: argparse.Namespace, run: Path) -> None:
         code = process.wait()
     except KeyboardInterrupt:
         stop(process)
+        if args.containers:
+            containers.end_containers(run)
         raise
     finally:
         display.close()

@@ -1,9 +1,10 @@
 """Run one command as a stage: its output into a log file, its progress to whoever reads our stdout.
 
-    python experiments/stage.py NAME [--threads N] -- COMMAND ARG ...
+    python experiments/stage.py NAME [--threads N] [--image NAME [--network]] -- COMMAND ARG ...
 
-Each event is one line of JSON behind an ASCII record separator, which run.py tells apart from Snakemake's
-own output and shows. The exit status is the command's own.
+With an image, the command runs in a container of it, which ends when this process does. Each event is one
+line of JSON behind an ASCII record separator, which run.py tells apart from Snakemake's own output and shows.
+The exit status is the command's own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+import containers
 
 MARK = "\x1e"
 LOGS = Path("logs")
@@ -29,6 +33,8 @@ def main() -> int:
     )
     parser.add_argument("name")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--image", help="a name in docker/images.toml")
+    parser.add_argument("--network", action="store_true", help="the stage may want one")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
     log = LOGS / f"{args.name.replace('/', '-')}.log"
@@ -53,13 +59,14 @@ def run(args: argparse.Namespace, log: Path) -> tuple[int, str]:
     """Run the command; return its exit status and the last line it said."""
     env = dict(os.environ) | {"OMP_NUM_THREADS": str(args.threads), "PYTHONUNBUFFERED": "1"}
     env |= {"WANDB_NAME": args.name, "WANDB_JOB_TYPE": args.name.split("/")[0]}
+    line = contained(args, env) if args.image else args.command
     last = ""
     with log.open("w") as file:
         file.write(f"$ {' '.join(args.command)}\n")
         process = subprocess.Popen(
-            args.command,
+            line,
             env=env,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if args.image else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -74,6 +81,19 @@ def run(args: argparse.Namespace, log: Path) -> tuple[int, str]:
                 if not NOISE.search(line):
                     emit(args.name, event="line", text=last)
         return process.wait(), last
+
+
+def contained(args: argparse.Namespace, env: Mapping[str, str]) -> list[str]:
+    """The command in a container, by what run.py found out about the images."""
+    return containers.run_command(
+        args.command,
+        image=json.loads(env["HEXPATH_IMAGES"])[args.image],
+        name=f"hexpath-{args.name.replace('/', '-')}-{os.getpid()}",
+        network=args.network and env.get("HEXPATH_NETWORK") == "1",
+        mounts=json.loads(env["HEXPATH_MOUNTS"]),
+        env=env,
+        cwd=Path.cwd(),
+    )
 
 
 def emit(stage: str, **event: object) -> None:

@@ -13,6 +13,7 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 PACKAGES = sorted(p.parent.name for p in (REPO / "packages").glob("*/pyproject.toml"))
 LOCKS = sorted((REPO / "docker" / "locks").glob("*.txt"))
+IMAGES = tomllib.loads((REPO / "docker" / "images.toml").read_text())["images"]
 
 
 def project(package: str) -> dict:
@@ -74,10 +75,31 @@ def test_every_line_of_a_lock_has_a_hash_and_no_index(lock: Path) -> None:
 def test_no_lock_is_older_than_its_input(lock: Path) -> None:
     recorded = re.search(r"^# inputs: (\w+)$", lock.read_text(), re.MULTILINE)
     assert recorded is not None, "made by hand? run: nox -s lock"
-    inputs = [lock.with_suffix(".in")]
-    if lock.stem == "hexpath":
-        inputs += [REPO / "packages" / p / "pyproject.toml" for p in ("data", "models", "quant", "deploy")]
+    inputs = [lock.with_suffix(".in")] if lock.stem not in IMAGES else []
+    packages = {"hexpath": ["data", "models", "quant", "deploy"], "lint": []}
+    for package in packages[lock.stem] if lock.stem in packages else IMAGES[lock.stem]["packages"]:
+        inputs.append(REPO / "packages" / package / "pyproject.toml")
     assert recorded[1] == requirements_hash(inputs), f"{lock.name} is older than its input: run nox -s lock"
+
+
+def pins(lock: Path) -> set[str]:
+    """Every `name==version ; marker` of a lock."""
+    lines = re.findall(r"^[A-Za-z0-9._-]+==[^\\\n]+", lock.read_text(), re.MULTILINE)
+    return {line.split(" ;")[0].strip() for line in lines}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_has_the_versions_of_the_local_environment(image: str) -> None:
+    assert pins(REPO / "docker" / "locks" / f"{image}.txt") <= pins(REPO / "docker" / "locks" / "hexpath.txt")
+
+
+def test_the_qnn_image_has_no_torch() -> None:
+    names = {pin.partition("==")[0] for pin in pins(REPO / "docker" / "locks" / "qnn.txt")}
+    assert names & {"torch", "torchvision", "ultralytics", "aimet-torch", "opencv-python"} == set()
+
+
+def test_there_is_a_lock_for_every_image() -> None:
+    assert {lock.stem for lock in LOCKS} == {"hexpath", "lint", *IMAGES}
 
 
 def requirements_hash(inputs: list[Path]) -> str:
