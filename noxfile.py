@@ -257,6 +257,22 @@ def pins(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Speed against the peers, as ratios measured in one run (packages/*/bench/*.py)."""
     bin_folder = house(session)
+    work = HERE / ".nox" / "bench"
+    data, weights = work / "dataset" / "data.yaml", work / "train" / "model.safetensors"
+    if not weights.exists():  # any YOLO11n will do: a step takes as long whatever it has learned
+        detector(session, bin_folder, work)
     for script in sorted(HERE.glob("packages/*/bench/*.py")):
         if not session.posargs or script.stem in session.posargs:
-            session.run(str(bin_folder / "python"), str(script))
+            session.run(
+                str(bin_folder / "python"), str(script), "--checkpoint", str(weights), "--data", str(data)
+            )
+
+
+def detector(session: nox.Session, bin_folder: Path, work: Path) -> None:
+    """A dataset and a YOLO11n of one epoch for the benchmarks."""
+    run = {name: str(bin_folder / f"hexpath-{name}") for name in PACKAGES}
+    data, card = str(work / "data"), str(work / "dataset")
+    session.run(run["data"], "generate", data, "--train", "32", "--val", "8")
+    session.run(run["data"], "card", f"{data}/data.yaml", "--out", card)
+    out = ("--out", str(work / "train"), "--work", str(work / "work"))
+    session.run(run["models"], "train", "--data", f"{card}/data.yaml", *out, "--epochs", "1")

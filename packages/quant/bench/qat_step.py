@@ -130,13 +130,19 @@ def setting(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     """Return how to build the net, calibration images, training images, the loss."""
     if args.checkpoint is None:
         images = torch.rand(args.batch, 3, args.size, args.size)
-        return own_net, images, images, lambda outputs: outputs.float().square().mean()
+        return own_net, images, images, mean_square
     options = {} if args.device == "cpu" else {"device": args.device}
     task = load_task(name="yolo-detect", checkpoint=args.checkpoint, data=args.data, options=options)
     batch = next(iter(task.training(batch=args.batch, epoch=1, seed=0)))
     calibration = next(iter(task.calibration(args.batch))).cpu()
     loss = lambda outputs: task.loss(tuple(o.float() for o in outputs), batch)  # noqa: E731
     return task.float_model, calibration, task.images(batch).cpu(), loss
+
+
+def mean_square(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """A loss for the net without a task, whose lean twin returns a tuple."""
+    found = outputs if isinstance(outputs, tuple) else (outputs,)
+    return torch.stack([output.float().square().mean() for output in found]).sum()
 
 
 def measure(paths: dict[str, Step], *, rounds: int, device: str) -> dict[str, float]:
