@@ -1,0 +1,1 @@
+"""Segmentation networks written here from their papers, key by key as their authors name the weights."""
