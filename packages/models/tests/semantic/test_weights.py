@@ -112,7 +112,7 @@ def test_wrong_weights(tmp_path: Path, state: Any, kind: type[Exception], messag
 def test_damaged_file(tmp_path: Path) -> None:
     file = save(tmp_path, authors_state())
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(errors.CorruptCheckpointError, match="is damaged or no checkpoint.*fetch it anew"):
+    with pytest.raises(errors.CorruptCheckpointError, match=r"is damaged or no checkpoint.*fetch it anew"):
         load_published(fresh(7), file)
     with pytest.raises(errors.MissingWeightsError, match="no such weights"):
         load_published(fresh(7), tmp_path / "other.pth")
@@ -120,7 +120,7 @@ def test_damaged_file(tmp_path: Path) -> None:
 
 def test_a_file_that_runs_code_is_not_loaded(tmp_path: Path) -> None:
     file = save(tmp_path, {"state_dict": authors_state(), "more": Path("x")})
-    with pytest.raises(errors.UnsafeFileError, match="asks for more than tensors.*nothing of it was run"):
+    with pytest.raises(errors.UnsafeFileError, match=r"asks for more than tensors.*nothing of it was run"):
         load_published(fresh(7), file)
 
 

@@ -1,7 +1,7 @@
 """EfficientViT-B1 for segmentation: convolutions, and linear attention with a ReLU kernel at 1/16 and 1/32.
 
-Paper: Cai, Li, Hu, Gan, Han, "EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction",
-ICCV 2023, arXiv:2205.14756. Modules have the names of the authors' weights.
+Paper: Cai, Li, Hu, Gan, Han, "EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense
+Prediction", ICCV 2023, arXiv:2205.14756. Modules have the names of the authors' weights.
 
 Shapes, for an image (B, 3, H, W):
     1/2   (B,  16, H/2,  W/2)   input_stem
@@ -13,13 +13,13 @@ Shapes, for an image (B, 3, H, W):
     logits (B, classes, H/8, W/8)
 
 For the NPU:
-- there is no softmax here. The output is num / (den + epsilon) with num = (v k^T) q and den = sum(k) q, sums over
-  N tokens of products of ReLUs: num has reached 4.6e6 and den 3e5 in one network (random weights, 512x512).
-  The authors compute both in one product and slice: `Attention.JOINT`. One 8-bit scale for both turns den
-  into a few steps, epsilon (1e-15) into 0, and FP16 overflows.
-- `Attention.SPLIT` is the same function up to epsilon: k is scaled by 1/N, and num and den are tensors of their
-  own, each with a scale that fits it. `floor` keeps den away from 0; it is in units of the scaled den and
-  changes the function, so train or calibrate with it.
+- there is no softmax here. The output is num / (den + epsilon) with num = (v k^T) q and den = sum(k) q,
+  sums over N tokens of products of ReLUs: num has reached 4.6e6 and den 3e5 in one network (random weights,
+  512x512). The authors compute both in one product and slice: `Attention.JOINT`. One 8-bit scale for both
+  turns den into a few steps, epsilon (1e-15) into 0, and FP16 overflows.
+- `Attention.SPLIT` is the same function up to epsilon: k is scaled by 1/N, and num and den are tensors
+  of their own, each with a scale that fits it. `floor` keeps den away from 0; it is in units of that
+  den and changes the function, so train or calibrate with it.
 - Hardswish stays one operator; ONNX Runtime's basic optimizations would split it.
 - the head's 2x and 4x upsampling is bicubic in the authors' code, which the NPU has no operator for.
   `Upsampling.BILINEAR` is close; train with it when the network is meant for the NPU.

@@ -20,7 +20,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class SemanticCard:
     """One network as published: mIoU in percent on `trained_on`, millions of parameters with its classes.
 
-    weights_files: names under which the published weights are looked for; mean, std: per RGB channel, in [0, 1].
+    weights_files: names under which the published weights are looked for; mean, std: of R, G, B in [0, 1].
     options: settings of the architecture and what they may be; note: what its users should know first.
     """
 

@@ -35,9 +35,9 @@ def find_published(card: SemanticCard) -> Path:
             if (folder / name).is_file():
                 return folder / name
     raise MissingWeightsError(
-        f"{card.weights_files[0]} ({card.name}, {card.trained_on}) is not here; get it from {card.source} and "
-        f"put it into assets/ or the folder named by HEXPATH_ASSETS (licence {card.licence}), or train without "
-        "--pretrained"
+        f"{card.weights_files[0]} ({card.name}, {card.trained_on}) is not here; get it from {card.source} "
+        f"and put it into assets/ or the folder named by HEXPATH_ASSETS (licence {card.licence}), or train "
+        "without --pretrained"
     )
 
 
@@ -86,8 +86,8 @@ def read_state(file: Path) -> dict[str, Tensor]:
         if "Unsupported" not in str(error) and "GLOBAL" not in str(error):
             raise CorruptCheckpointError(f"{file} is damaged or no checkpoint; fetch it anew") from error
         raise UnsafeFileError(
-            f"{file} asks for more than tensors ({' '.join(str(error).split())[:160]}); nothing of it was run, "
-            "do not load this file unless you trust who made it"
+            f"{file} asks for more than tensors ({' '.join(str(error).split())[:160]}); nothing of it was "
+            "run, do not load this file unless you trust who made it"
         ) from error
     except (RuntimeError, EOFError, OSError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise CorruptCheckpointError(
