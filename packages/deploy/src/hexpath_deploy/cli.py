@@ -18,6 +18,7 @@ COMMANDS = {
     "agree": "hexpath_deploy.commands.agree",
     "evaluate": "hexpath_deploy.commands.evaluate",
     "profile": "hexpath_deploy.commands.profile",
+    "gate": "hexpath_deploy.commands.gate",
     "record": "hexpath_deploy.commands.record",
     "report": "hexpath_deploy.report.command",
     "summary": "hexpath_deploy.report.summary_command",

@@ -113,6 +113,24 @@ class RecordError(DeployError):
     exit_code: ClassVar[int] = 86
 
 
+class GatesFileError(DeployError):
+    """The limits of the release gates cannot be read."""
+
+    exit_code: ClassVar[int] = 87
+
+
+class BundleError(DeployError):
+    """A bundle cannot be made of what is there, or is not what its checksums say."""
+
+    exit_code: ClassVar[int] = 88
+
+
+class GateError(DeployError):
+    """A release gate failed, or has no figure."""
+
+    exit_code: ClassVar[int] = 89
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint such as ``; did you mean 'qcs9075'? Known: ...`` for an unknown name."""
     names = list(known)

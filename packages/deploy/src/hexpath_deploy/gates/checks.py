@@ -1,0 +1,391 @@
+"""The gates: each takes its figures out of the evidence, and says where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hexpath_deploy.coco import score
+from hexpath_deploy.errors import DatasetError
+from hexpath_deploy.gates.evidence import Evidence
+from hexpath_deploy.gates.limits import Limit
+
+MIB_IN_MB = 1.048576
+STAGES = ("preprocess", "inference", "postprocess")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure of a gate.
+
+    `subject`: the class it is of, or empty. `source`: file and key. `basis`: how the figure came about
+    (estimate, measured, emulator, ...). `facts`: what the advice is computed from. `holds` False: the figure
+    is a lower bound, so that it can fail but not pass.
+    """
+
+    value: float | None
+    source: str = ""
+    basis: str = ""
+    note: str = ""
+    subject: str = ""
+    holds: bool = True
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def missing(option: str, *, subject: str = "") -> Figure:
+    """Return the figure of a gate whose file was not given."""
+    return Figure(value=None, subject=subject, note=f"no {option} was given")
+
+
+def latency(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """Preprocess + inference + postprocess, in ms."""
+    if not evidence.profile:
+        yield missing("--profile")
+        return
+    host = evidence.host.get("host_ms")
+    if not host:
+        yield Figure(value=None, note="pre- and postprocessing were not timed: give --eval or --host")
+        return
+    found, factor = evidence.profile["latency"], float(limit.options.get("host_factor", 1.0))
+    key = "p99_ms" if found["source"] == "measured" and "p99_ms" in found else "high_ms"
+    inference = found.get(key, found["value_ms"])
+    stages = {
+        "preprocess": factor * typical(host, "preprocess"),
+        "inference": inference,
+        "postprocess": factor * typical(host, "postprocess"),
+    }
+    left_out = int(found.get("missing_ops", 0))
+    note = ", ".join(f"{stage} {stages[stage]:.2f}" for stage in STAGES)
+    note += f" ms; {found['target']}" + (f" by proxy {found['proxy']}" if "proxy" in found else "")
+    if left_out:
+        note += f"; the estimate leaves out {left_out} operators, so that this is a lower bound"
+    yield Figure(
+        value=sum(stages.values()),
+        source=f"{evidence.files.profile}: latency.{key}; "
+        f"{evidence.files.host or evidence.files.evaluation}: host_ms",
+        basis=f"inference {found['source']}, pre- and postprocess measured on this CPU (x{factor:g})",
+        note=note,
+        holds=left_out == 0,
+        facts=stages,
+    )
+
+
+def typical(host: Mapping[str, Any], stage: str) -> float:
+    """Return a stage's median in ms, or its mean where that is all there is."""
+    return float(host.get(f"{stage}_p50", host[stage]))
+
+
+def size(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """The larger one of context binary and DLC, in MB."""
+    if not evidence.compiled:
+        yield missing("--compiled")
+        return
+    parts = {key: float(evidence.compiled[key]) for key in ("size_mb", "dlc_mb") if key in evidence.compiled}
+    key = max(parts, key=lambda name: parts[name])
+    names = {"size_mb": "context binary", "dlc_mb": "DLC"}
+    yield Figure(
+        value=parts[key],
+        source=f"{evidence.files.compiled}: {key}",
+        basis="size of the file",
+        note=", ".join(f"{names[name]} {value:.2f} MB" for name, value in parts.items()),
+        facts=parts,
+    )
+
+
+def memory(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """Measured memory, else what the compiler tells of it, in MB."""
+    if not evidence.profile:
+        yield missing("--profile")
+        return
+    measured = evidence.profile.get("memory", {})
+    if "peak_mb" in measured:
+        yield Figure(
+            value=float(measured["peak_mb"]),
+            source=f"{evidence.files.profile}: memory.peak_mb",
+            basis="measured",
+            note="peak of the process on the device",
+        )
+        return
+    if not evidence.compiled:
+        yield missing("--compiled")
+        return
+    vtcm_mib = vtcm_of(str(evidence.compiled["target"]))
+    parts = {
+        "context binary": float(evidence.compiled["size_mb"]),
+        "DDR traffic of one inference, which bounds its buffers": float(evidence.profile["ddr_mb"]),
+        "VTCM": (vtcm_mib or 0) * MIB_IN_MB,
+    }
+    note = " + ".join(f"{name} {value:.2f}" for name, value in parts.items())
+    yield Figure(
+        value=sum(parts.values()),
+        source=f"{evidence.files.compiled}: size_mb; {evidence.files.profile}: ddr_mb",
+        basis="estimate",
+        note=f"{note} MB; without the runtime's libraries and the process",
+        facts=parts,
+    )
+
+
+def vtcm_of(name: str) -> int | None:
+    """Return a target's VTCM in MiB, as far as it is known."""
+    from hexpath_deploy.targets import target
+
+    return target(name).vtcm_mib
+
+
+def not_on_artifact(evidence: Evidence) -> Figure | None:
+    """Return why nothing is known of the artifact's accuracy, or None."""
+    if not evidence.evaluation:
+        return missing("--eval")
+    if not evidence.on_artifact:
+        return Figure(
+            value=None,
+            note=f"{evidence.files.evaluation} was evaluated on {evidence.evaluation.get('evaluated_on')}, "
+            "not on the artifact",
+        )
+    return None
+
+
+def source_of(evidence: Evidence, key: str) -> dict[str, Any]:
+    """Return source and basis of a figure that is computed from the artifact's detections."""
+    return {
+        "source": f"{evidence.files.evaluation}: {key}",
+        "basis": f"{evidence.evaluation['evaluated_on']}, {len(evidence.image_ids)} images",
+    }
+
+
+def recall(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """Recall of each class at the threshold."""
+    if (reason := not_on_artifact(evidence)) is not None:
+        yield reason
+        return
+    for name, found in evidence.matches.items():
+        hits, _ = found.counts(evidence.threshold)
+        note = f"{hits} of {found.boxes} boxes" if found.boxes else "no boxes of this class were evaluated"
+        yield Figure(
+            value=found.recall(evidence.threshold),
+            subject=name,
+            note=note,
+            facts={"found": hits, "boxes": found.boxes},
+            **source_of(evidence, "detections"),
+        )
+
+
+def precision(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """Precision of each class at the threshold."""
+    if (reason := not_on_artifact(evidence)) is not None:
+        yield reason
+        return
+    for name, found in evidence.matches.items():
+        hits, misses = found.counts(evidence.threshold)
+        yield Figure(
+            value=found.precision(evidence.threshold),
+            subject=name,
+            note=f"{hits} of {hits + misses} detections" if hits + misses else "no detections of this class",
+            facts={"right": hits, "detections": hits + misses},
+            **source_of(evidence, "detections"),
+        )
+
+
+def night(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """The artifact's mAP50 on the night's images."""
+    if (reason := not_on_artifact(evidence)) is not None:
+        yield reason
+        return
+    times = tuple(limit.options.get("times", ["night"]))
+    least = int(limit.options.get("images", 10))
+    if not evidence.times:
+        yield Figure(value=None, note="no image says its time_of_day: name them in a --meta file")
+        return
+    chosen = [i for i in evidence.image_ids if evidence.times.get(i) in times]
+    if len(chosen) < least:
+        yield Figure(
+            value=None,
+            note=f"{len(chosen)} of {len(evidence.image_ids)} images are of {'/'.join(times)}, "
+            f"{least} needed",
+        )
+        return
+    most = int(evidence.evaluation["settings"]["detections"])
+    try:
+        found = score(evidence.split, evidence.results, image_ids=chosen, detections=most)
+    except DatasetError as error:
+        yield Figure(value=None, note=str(error))
+        return
+    yield Figure(
+        value=found.metrics["map50"],
+        note=f"{len(chosen)} images of {'/'.join(times)}",
+        source=source_of(evidence, "detections")["source"],
+        basis=f"{evidence.evaluation['evaluated_on']}, {len(chosen)} images",
+        facts={"per_class": {name: row["map50"] for name, row in found.per_class.items()}},
+    )
+
+
+def false_positives(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """Detections at the threshold that find no box, an image."""
+    if (reason := not_on_artifact(evidence)) is not None:
+        yield reason
+        return
+    by_class = {name: found.counts(evidence.threshold)[1] for name, found in evidence.matches.items()}
+    images = len(evidence.image_ids)
+    yield Figure(
+        value=sum(by_class.values()) / images,
+        note=f"{sum(by_class.values())} in {images} images",
+        facts={"by_class": by_class, "images": images},
+        **source_of(evidence, "detections"),
+    )
+
+
+def scenes(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """Images, or sequences, that the artifact was evaluated on."""
+    if (reason := not_on_artifact(evidence)) is not None:
+        yield reason
+        return
+    wanted = set(evidence.image_ids)
+    chosen = [image for image in evidence.split.images if int(image["id"]) in wanted]
+    sequences = {str(image["sequence"]) for image in chosen if image.get("sequence") is not None}
+    counted = len(sequences) if sequences else len(chosen)
+    yield Figure(
+        value=float(counted),
+        note=f"{'sequences' if sequences else 'images'}, of {len(evidence.split.images)} images in the split",
+        facts={"images": len(evidence.split.images)},
+        **source_of(evidence, "image_ids"),
+    )
+
+
+def cpu_operators(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """Operators that are not on the NPU."""
+    card = evidence.compiled
+    if not card:
+        yield missing("--compiled")
+        return
+    if not card["npu_ops"]:
+        yield Figure(value=None, note="the compiled graph holds no operators: nothing was counted")
+        return
+    kinds = sorted({str(row["type"]) for row in card.get("ops", []) if row.get("on") == "cpu"})
+    islands = int(card.get("float_ops", 0))
+    note = f"{card['npu_ops']} on the NPU" + (f", {islands} of them in float" if islands else "")
+    yield Figure(
+        value=float(card["cpu_ops"]),
+        source=f"{evidence.files.compiled}: cpu_ops",
+        basis="the compiler's graph",
+        note=note,
+        facts={"types": kinds},
+    )
+
+
+def agreement(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """How far the worst output lies above agree's tolerance, in dB."""
+    if not evidence.agree:
+        yield missing("--agree")
+        return
+    rows = [
+        {**row, "comparison": name} for name, rows in evidence.agree["comparisons"].items() for row in rows
+    ]
+    broken = [row for row in rows if "problem" in row]
+    if broken or not rows:
+        what = f"output '{broken[0]['name']}' {broken[0]['problem']}" if broken else "nothing was compared"
+        yield Figure(value=None, note=what, source=f"{evidence.files.agree}: comparisons")
+        return
+    noisy = [row for row in rows if "sqnr_db" in row]
+    worst = min(noisy, key=lambda row: row["sqnr_db"] - row["min_sqnr_db"], default=None)
+    margin = 999.0 if worst is None else worst["sqnr_db"] - worst["min_sqnr_db"]
+    told = (
+        "every output is identical"
+        if worst is None
+        else f"worst: '{worst['name']}' ({worst['comparison']}), {worst['sqnr_db']:.1f} dB, "
+        f"{worst['min_sqnr_db']:g} needed"
+    )
+    yield Figure(
+        value=margin,
+        source=f"{evidence.files.agree}: comparisons",
+        basis=f"emulator against ONNX Runtime, {evidence.agree['images']} images",
+        note=told,
+        facts={"worst": worst or {}, "cause": evidence.agree.get("cause", "")},
+    )
+
+
+def losses(evidence: Evidence) -> Figure | None:
+    """Return why no loss against FP32 is known, or None."""
+    if (reason := not_on_artifact(evidence)) is not None:
+        return reason
+    return None if evidence.fp32 else missing("--fp32")
+
+
+def map_loss(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """Points of mAP50-95 lost against FP32 on the same images."""
+    if (reason := losses(evidence)) is not None:
+        yield reason
+        return
+    before, after = evidence.fp32_score.metrics["map"], evidence.evaluation["metrics"]["map"]
+    drops = {name: 100 * (b - a) for name, b, a in classes(evidence, "map")}
+    yield Figure(
+        value=100 * (before - after),
+        note=f"{100 * before:.1f} to {100 * after:.1f}",
+        facts={"drops": drops},
+        **source_of(evidence, "metrics.map"),
+    )
+
+
+def classes(evidence: Evidence, metric: str) -> Iterator[tuple[str, float, float]]:
+    """Yield class, FP32's metric and the artifact's, for classes with boxes; a class not found has 0."""
+    after = evidence.evaluation["per_class"]
+    for name, row in evidence.fp32_score.per_class.items():
+        yield name, float(row[metric]), float(after.get(name, {}).get(metric, 0.0))
+
+
+def class_map_loss(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """The same, of each class."""
+    if (reason := losses(evidence)) is not None:
+        yield reason
+        return
+    for name, before, after in classes(evidence, "map"):
+        yield Figure(
+            value=100 * (before - after),
+            subject=name,
+            note=f"{100 * before:.1f} to {100 * after:.1f}",
+            **source_of(evidence, "per_class"),
+        )
+
+
+def class_collapse(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """Share of its FP32 mAP50 that each class keeps."""
+    if (reason := losses(evidence)) is not None:
+        yield reason
+        return
+    for name, before, after in classes(evidence, "map50"):
+        yield Figure(
+            value=after / before if before else None,
+            subject=name,
+            note=f"mAP50 {100 * before:.1f} to {100 * after:.1f}"
+            if before
+            else "FP32 does not find it either",
+            **source_of(evidence, "per_class"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A gate: what it is called, the unit of its figures, how they are found."""
+
+    title: str
+    unit: str
+    figures: Callable[[Evidence, Limit], Iterator[Figure]]
+
+
+GATES: dict[str, Gate] = {
+    "latency_ms": Gate(title="latency, end to end", unit="ms", figures=latency),
+    "size_mb": Gate(title="model size", unit="MB", figures=size),
+    "memory_mb": Gate(title="memory", unit="MB", figures=memory),
+    "recall": Gate(title="recall", unit="share", figures=recall),
+    "precision": Gate(title="precision", unit="share", figures=precision),
+    "night_map50": Gate(title="night subset, mAP50", unit="share", figures=night),
+    "false_positives_per_image": Gate(
+        title="false positives an image", unit="count", figures=false_positives
+    ),
+    "scenes": Gate(title="scenes tested", unit="count", figures=scenes),
+    "cpu_operators": Gate(title="operators off the NPU", unit="count", figures=cpu_operators),
+    "agreement_db": Gate(title="artifact agreement above tolerance", unit="dB", figures=agreement),
+    "map_loss": Gate(title="mAP50-95 lost against FP32", unit="points", figures=map_loss),
+    "class_map_loss": Gate(title="the same, by class", unit="points", figures=class_map_loss),
+    "class_collapse": Gate(title="mAP50 kept, by class", unit="share", figures=class_collapse),
+}

@@ -1,0 +1,171 @@
+"""gates.toml: the limits, and which gates may stay without a figure."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hexpath_deploy.errors import GatesFileError, nearest
+
+BEST_F1 = "best-f1"
+# Of each gate: which side its limit is on, its options beside the common ones, and their types.
+SIDES = {
+    "latency_ms": "max",
+    "size_mb": "max",
+    "memory_mb": "max",
+    "recall": "min",
+    "precision": "min",
+    "night_map50": "min",
+    "false_positives_per_image": "max",
+    "scenes": "min",
+    "cpu_operators": "max",
+    "agreement_db": "min",
+    "map_loss": "max",
+    "class_map_loss": "max",
+    "class_collapse": "min",
+}
+PER_CLASS = ("recall", "precision", "class_map_loss", "class_collapse")
+OPTIONS: dict[str, dict[str, type]] = {
+    "latency_ms": {"host_factor": float},
+    "night_map50": {"times": list, "images": int},
+}
+COMMON = ("required", "reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """One table of the file: `side` is `max` or `min`; `classes` are limits of single classes."""
+
+    gate: str
+    side: str
+    value: float
+    required: bool = True
+    reason: str = ""
+    classes: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, subject: str) -> float:
+        """Return the limit of a class, or the common one."""
+        return self.classes.get(subject, self.value)
+
+    def holds(self, figure: float, subject: str) -> bool:
+        """Say whether a figure is within the limit."""
+        return figure <= self.of(subject) if self.side == "max" else figure >= self.of(subject)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The whole file. `threshold` is a score, or `best-f1`; `iou` the overlap of a match."""
+
+    path: str
+    threshold: float | str
+    iou: float
+    gates: Mapping[str, Limit]
+
+
+def read_limits(path: Path | None) -> Limits:
+    """Read gates.toml; without a path the one of this package.
+
+    Raises:
+        GatesFileError: no such file, no TOML, a gate is missing or unknown, or a value is of the wrong type.
+    """
+    where = str(path) if path is not None else "the package's gates.toml"
+    try:
+        source = path if path is not None else files("hexpath_deploy.gates").joinpath("gates.toml")
+        data = tomllib.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GatesFileError(f"no such gates file {path}: leave --gates away for the package's own") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise GatesFileError(f"{where} is no TOML ({error})") from error
+    general = data.pop("general", {})
+    check_keys(general, ("threshold", "iou"), where=f"{where}, [general]")
+    check_keys(data, SIDES, where=where)
+    missing = [name for name in SIDES if name not in data]
+    if missing:
+        raise GatesFileError(
+            f"{where} has no [{missing[0]}]: give every gate a limit; one that cannot have a figure here is "
+            "waived by required = false and a reason"
+        )
+    return Limits(
+        path=where,
+        threshold=threshold_of(general.get("threshold", 0.25), where=where),
+        iou=share(general.get("iou", 0.5), where=f"{where}, [general] iou"),
+        gates={name: read_gate(name, data[name], where=f"{where}, [{name}]") for name in SIDES},
+    )
+
+
+def check_keys(table: Mapping[str, Any], known: Any, *, where: str) -> None:
+    """Refuse unknown keys, offering the nearest."""
+    for key in table:
+        if key not in known:
+            raise GatesFileError(f"{where}: unknown '{key}'{nearest(key, known)}")
+
+
+def read_gate(name: str, table: Any, *, where: str) -> Limit:
+    """Read one table."""
+    if not isinstance(table, dict):
+        raise GatesFileError(f"{where}: expected a table with {SIDES[name]} = NUMBER, found {table!r}")
+    side, options = SIDES[name], OPTIONS.get(name, {})
+    check_keys(table, (side, *COMMON, *options, *(("classes",) if name in PER_CLASS else ())), where=where)
+    if side not in table:
+        raise GatesFileError(f"{where}: '{side}' is missing")
+    required, reason = table.get("required", True), table.get("reason", "")
+    if not isinstance(required, bool) or not isinstance(reason, str):
+        raise GatesFileError(f"{where}: required is true or false, reason a text")
+    if not required and not reason.strip():
+        raise GatesFileError(f'{where}: required = false needs a reason = "..."')
+    return Limit(
+        gate=name,
+        side=side,
+        value=number(table[side], where=f"{where} {side}"),
+        required=required,
+        reason=reason,
+        classes={
+            kind: number(value, where=f"{where} classes.{kind}")
+            for kind, value in table.get("classes", {}).items()
+        },
+        options={
+            key: option(table[key], kind, where=f"{where} {key}")
+            for key, kind in options.items()
+            if key in table
+        },
+    )
+
+
+def number(value: Any, *, where: str) -> float:
+    """Return a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:
+        raise GatesFileError(f"{where}: expected a number, found {value!r}")
+    return float(value)
+
+
+def option(value: Any, kind: type, *, where: str) -> Any:
+    """Return an option of the type that it must have."""
+    if kind is float:
+        return number(value, where=where)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise GatesFileError(f"{where}: expected {kind.__name__}, found {value!r}")
+    return value
+
+
+def share(value: Any, *, where: str) -> float:
+    """Return a number above 0 and below 1."""
+    found = number(value, where=where)
+    if not 0 < found < 1:
+        raise GatesFileError(f"{where}: {found} does not lie between 0 and 1")
+    return found
+
+
+def threshold_of(value: Any, *, where: str) -> float | str:
+    """Return the score threshold, or the name of the rule that picks it."""
+    if isinstance(value, str):
+        if value != BEST_F1:
+            raise GatesFileError(
+                f"{where}, [general] threshold: '{value}' is neither a number nor '{BEST_F1}'"
+            )
+        return value
+    return share(value, where=f"{where}, [general] threshold")

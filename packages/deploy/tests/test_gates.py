@@ -1,0 +1,511 @@
+"""The release gates, on a made-up run: 100 images with two boxes each, every tenth at night."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made import read
+
+from hexpath_deploy.cli import main
+from hexpath_deploy.errors import GatesFileError, RecordError, StaleArtifactError
+from hexpath_deploy.gates import judge
+from hexpath_deploy.gates.evidence import Files
+from hexpath_deploy.gates.limits import SIDES, read_limits
+from hexpath_deploy.gates.matching import match_all
+
+MODEL, BINARY, COCO = "a" * 64, "b" * 64, "c" * 64
+NAMES = ("red", "green")
+Run = dict[str, Any]
+
+
+def box(kind: int) -> list[int]:
+    """Return the box of a class: each has its own place."""
+    return [8 + 32 * kind, 8, 24, 24]
+
+
+def make_run() -> Run:
+    """Return the files of a run that passes every gate."""
+    images = [
+        {
+            "id": i,
+            "file_name": f"{i}.png",
+            "width": 64,
+            "height": 64,
+            "time_of_day": "day" if i % 10 else "night",
+        }
+        for i in range(1, 101)
+    ]
+    truth = [
+        {"image_id": i, "category_id": kind, "bbox": box(kind)} for i in range(1, 101) for kind in (0, 1)
+    ]
+    found = [{**entry, "score": 0.9 - 0.001 * entry["image_id"]} for entry in truth]
+    scores = {
+        "metrics": {"map50": 1.0, "map": 1.0},
+        "per_class": {n: {"map50": 1.0, "map": 1.0} for n in NAMES},
+    }
+    evaluation = {
+        "schema": 1,
+        "evaluated_on": "emulator",
+        "image_ids": list(range(1, 101)),
+        "model_sha256": MODEL,
+        "sha256": BINARY,
+        "coco": "val.json",
+        "coco_sha256": COCO,
+        "settings": {"detections": 300},
+        "host_ms": {"preprocess": 1.0, "network": 60.0, "postprocess": 2.0},
+        "detections": "eval.detections.json",
+        **scores,
+    }
+    return {
+        "val.json": {
+            "info": {},
+            "images": images,
+            "categories": [{"id": place, "name": name} for place, name in enumerate(NAMES)],
+            "annotations": truth,
+        },
+        "eval.json": evaluation,
+        "eval.detections.json": found,
+        "fp32.json": {
+            **evaluation,
+            "evaluated_on": "ort",
+            "model_sha256": "f" * 64,
+            "detections": "fp32.detections.json",
+        },
+        "fp32.detections.json": [dict(entry) for entry in found],
+        "profile.json": {
+            "model_sha256": MODEL,
+            "latency": {
+                "value_ms": 2.0,
+                "low_ms": 1.5,
+                "high_ms": 2.5,
+                "source": "estimate",
+                "target": "qcs9075",
+                "missing_ops": 0,
+            },
+            "ddr_mb": 3.0,
+            "spill_mb": 0.0,
+        },
+        "compiled/compile.json": {
+            "model_sha256": MODEL,
+            "binary_sha256": BINARY,
+            "target": "qcs9075",
+            "size_mb": 3.0,
+            "dlc_mb": 3.5,
+            "npu_ops": 10,
+            "cpu_ops": 0,
+            "ops": [{"type": "Conv2d", "count": 10, "on": "npu"}],
+        },
+        "agree.json": {
+            "model_sha256": MODEL,
+            "artifact_sha256": BINARY,
+            "images": 4,
+            "comparisons": {
+                "artifact": [{"name": "scores", "sqnr_db": 33.0, "min_sqnr_db": 20.0}],
+                "recorded": [{"name": "scores", "sqnr_db": 31.0, "min_sqnr_db": 20.0}],
+            },
+        },
+    }
+
+
+def write(run: Run, folder: Path) -> list[str]:
+    """Write a run; returns the options of `gate`."""
+    for name, value in run.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(value))
+    options = {"eval": "eval.json", "fp32": "fp32.json", "profile": "profile.json", "agree": "agree.json"}
+    words = [
+        word for name, file in options.items() if file in run for word in (f"--{name}", str(folder / file))
+    ]
+    compiled = ["--compiled", str(folder / "compiled")] if "compiled/compile.json" in run else []
+    return ["gate", *words, *compiled, "--out", str(folder / "gates.json")]
+
+
+def test_a_good_model_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(write(make_run(), tmp_path)) == 0
+    verdict = read(tmp_path / "gates.json")
+    assert verdict["verdict"] == "pass"
+    assert {row["gate"] for row in verdict["gates"]} == set(SIDES), "every gate has its row"
+    assert all(row["source"] and row["basis"] for row in verdict["gates"]), "a figure says where it stands"
+    latency = next(row for row in verdict["gates"] if row["gate"] == "latency_ms")
+    assert latency["figure"] == pytest.approx(1.0 + 2.5 + 2.0), "the estimate counts with its upper bound"
+    assert "pass" in capsys.readouterr().out
+    assert main(["gate", "--judged", str(tmp_path / "gates.json")]) == 0
+
+
+def slow(run: Run) -> None:
+    run["profile.json"]["latency"]["high_ms"] = 40.0
+
+
+def left_out(run: Run) -> None:
+    run["profile.json"]["latency"]["missing_ops"] = 3
+
+
+def big(run: Run) -> None:
+    run["compiled/compile.json"]["dlc_mb"] = 25.0
+
+
+def hungry(run: Run) -> None:
+    run["profile.json"]["ddr_mb"] = 600.0
+
+
+def shy(run: Run) -> None:
+    """Half of the green squares are found only at a score of 0.1."""
+    for entry in run["eval.detections.json"]:
+        if entry["category_id"] == 1 and entry["image_id"] % 2:
+            entry["score"] = 0.1
+
+
+def blind(run: Run) -> None:
+    run["eval.detections.json"] = [e for e in run["eval.detections.json"] if e["category_id"] == 0]
+
+
+def noisy(run: Run) -> None:
+    """A false alarm of score 0.3 and one of 0.4 in each image."""
+    extra = [
+        {"image_id": i, "category_id": 0, "bbox": [40, y, 8, 8], "score": score}
+        for i in range(1, 101)
+        for y, score in ((40, 0.3), (50, 0.4))
+    ]
+    run["eval.detections.json"] += extra
+
+
+def no_night(run: Run) -> None:
+    for image in run["val.json"]["images"]:
+        del image["time_of_day"]
+
+
+def short_night(run: Run) -> None:
+    for image in run["val.json"]["images"][:50]:
+        image["time_of_day"] = "day"
+
+
+def dark(run: Run) -> None:
+    run["eval.detections.json"] = [e for e in run["eval.detections.json"] if e["image_id"] % 10]
+
+
+def few(run: Run) -> None:
+    run["eval.json"]["image_ids"] = list(range(1, 41))
+
+
+def on_cpu(run: Run) -> None:
+    run["compiled/compile.json"] |= {"cpu_ops": 2, "ops": [{"type": "TopK", "count": 2, "on": "cpu"}]}
+
+
+def nothing_counted(run: Run) -> None:
+    run["compiled/compile.json"]["npu_ops"] = 0
+
+
+def apart(run: Run) -> None:
+    run["agree.json"]["comparisons"]["artifact"][0]["sqnr_db"] = 12.0
+    run["agree.json"]["cause"] = "input channels are swapped"
+
+
+def lossy(run: Run) -> None:
+    run["eval.json"]["metrics"]["map"] = 0.9
+    run["eval.json"]["per_class"]["green"]["map"] = 0.8
+
+
+def collapsed(run: Run) -> None:
+    del run["eval.json"]["per_class"]["green"]
+
+
+def unseen(run: Run) -> None:
+    run["val.json"]["annotations"] = [e for e in run["val.json"]["annotations"] if e["category_id"] == 0]
+    run["eval.detections.json"] = [e for e in run["eval.detections.json"] if e["category_id"] == 0]
+
+
+def on_ort(run: Run) -> None:
+    run["eval.json"] |= {"evaluated_on": "ort", "sha256": MODEL}
+
+
+def without(name: str) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        del run[name]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "gate", "subject", "verdict", "advice"),
+    [
+        (
+            slow,
+            "latency_ms",
+            "",
+            "fail",
+            r"13\.00 ms over; inference takes 40\.00 of 43\.00 ms: passes when it runs 1\.5 times",
+        ),
+        (left_out, "latency_ms", "", "unknown", "profile on the device"),
+        (big, "size_mb", "", "fail", r"5\.00 MB over; the largest part is dlc_mb, 25\.00 MB"),
+        (hungry, "memory_mb", "", "fail", "largest part is DDR traffic"),
+        (
+            shy,
+            "recall",
+            "green",
+            "fail",
+            r"at threshold 0\.100 recall is 1\.000, and precision 1\.000; 35 boxes more",
+        ),
+        (
+            blind,
+            "recall",
+            "green",
+            "fail",
+            "no threshold reaches it: 0 of 100 boxes are found at any score, 85 needed",
+        ),
+        (blind, "precision", "green", "unknown", "give it a figure"),
+        (
+            noisy,
+            "precision",
+            "red",
+            "fail",
+            r"at threshold 0\.800 precision is 1\.000, and recall 1\.000; thresholds from",
+        ),
+        (
+            noisy,
+            "false_positives_per_image",
+            "",
+            "fail",
+            r"most are 'red' \(200\); passes at threshold 0\.400",
+        ),
+        (no_night, "night_map50", "", "unknown", "--meta file|waive"),
+        (
+            short_night,
+            "night_map50",
+            "",
+            "unknown",
+            "evaluate more images of these times: the artifact saw 5 of 100",
+        ),
+        (dark, "night_map50", "", "fail", r"70\.0 points short; weakest class 'red' at 0\.0"),
+        (few, "scenes", "", "fail", "evaluate 60 more: evaluate --images 100"),
+        (on_cpu, "cpu_operators", "", "fail", "replace TopK, or cut the graph"),
+        (nothing_counted, "cpu_operators", "", "unknown", "give it a figure"),
+        (apart, "agreement_db", "", "fail", r"output 'scores' is 8\.0 dB short; input channels are swapped"),
+        (lossy, "map_loss", "", "fail", r"8\.0 points too many; 'green' loses most \(20\.0\)"),
+        (lossy, "class_map_loss", "green", "fail", r"16\.0 points too many"),
+        (collapsed, "class_collapse", "green", "fail", r"keeps 0 of 50% needed"),
+        (unseen, "recall", "green", "unknown", "evaluate images that hold this class"),
+        (on_ort, "recall", "", "unknown", "evaluate with --backend emulator"),
+        (on_ort, "map_loss", "", "unknown", "evaluate with --backend emulator"),
+        (without("fp32.json"), "map_loss", "", "unknown", "give its file with --fp32"),
+        (without("agree.json"), "agreement_db", "", "unknown", "run hexpath-deploy agree"),
+        (without("profile.json"), "latency_ms", "", "unknown", "run hexpath-deploy profile"),
+        (without("compiled/compile.json"), "size_mb", "", "unknown", "run hexpath-deploy compile"),
+        (without("eval.json"), "scenes", "", "unknown", "run hexpath-deploy evaluate"),
+    ],
+)
+def test_each_gate_fails_and_says_what_would_help(
+    tmp_path: Path, change: Callable[[Run], None], gate: str, subject: str, verdict: str, advice: str
+) -> None:
+    import re
+
+    run = make_run()
+    change(run)
+    assert main([*write(run, tmp_path), "--explain"]) == 89
+    rows = read(tmp_path / "gates.json")["gates"]
+    row = next(row for row in rows if row["gate"] == gate and row.get("subject", "") == subject)
+    assert row["verdict"] == verdict
+    assert re.search(advice, row["explain"]), row["explain"]
+
+
+def test_nothing_given_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", "--out", str(tmp_path / "gates.json")]) == 89
+    assert read(tmp_path / "gates.json")["counts"] == {"unknown": len(SIDES)}
+    error = capsys.readouterr().err
+    assert "release gates: 13 have no figure (latency_ms, " in error
+    assert len(error.splitlines()) == 1
+
+
+def test_verdict_only_exits_with_success(tmp_path: Path) -> None:
+    assert main(["gate", "--out", str(tmp_path / "gates.json"), "--verdict-only"]) == 0
+    assert main(["gate", "--judged", str(tmp_path / "gates.json")]) == 89
+
+
+def gates_file(path: Path, *changes: tuple[str, str]) -> Path:
+    """Write the package's gates.toml with some text replaced."""
+    import importlib.resources as resources
+
+    text = resources.files("hexpath_deploy.gates").joinpath("gates.toml").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+    return path
+
+
+def test_unknown_is_waived_only_with_a_reason_and_a_failure_never(tmp_path: Path) -> None:
+    waived = ("images = 10\n", 'images = 10\nrequired = false\nreason = "indoors"\n')
+    gates = gates_file(tmp_path / "mine.toml", waived)
+    run = make_run()
+    no_night(run)
+    assert main([*write(run, tmp_path), "--gates", str(gates)]) == 0
+    row = next(row for row in read(tmp_path / "gates.json")["gates"] if row["gate"] == "night_map50")
+    assert (row["verdict"], row["counts_as"], row["waived"]) == ("unknown", "pass", "indoors")
+    run = make_run()
+    dark(run)
+    assert main([*write(run, tmp_path), "--gates", str(gates)]) == 89, "a known figure is judged all the same"
+
+
+def test_limits_of_single_classes_and_the_best_threshold(tmp_path: Path) -> None:
+    gates = gates_file(
+        tmp_path / "mine.toml",
+        ("threshold = 0.25", 'threshold = "best-f1"'),
+        ("[precision]", "[recall.classes]\ngreen = 0.2\n\n[precision]"),
+    )
+    run = make_run()
+    noisy(run)
+    assert main([*write(run, tmp_path), "--gates", str(gates)]) == 0
+    verdict = read(tmp_path / "gates.json")
+    assert verdict["threshold"] == pytest.approx(0.8), "below every hit, above every false alarm"
+    limits = {row.get("subject"): row["limit"] for row in verdict["gates"] if row["gate"] == "recall"}
+    assert limits == {"red": 0.85, "green": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[recall]", "[recal]"), "unknown 'recal'; did you mean 'recall'"),
+        (("max = 30.0", "maxx = 30.0"), r"\[latency_ms\]: unknown 'maxx'; did you mean 'max'"),
+        (("max = 30.0", 'max = "30"'), "expected a number, found '30'"),
+        (("max = 30.0", "max = nan"), "expected a number, found nan"),
+        (("max = 30.0", ""), r"\[latency_ms\]: 'max' is missing"),
+        (("max = 30.0", "max = 30.0\nrequired = false"), "required = false needs a reason"),
+        (("max = 30.0", "max = 30.0\nrequired = 1"), "required is true or false"),
+        (("threshold = 0.25", "threshold = 1.5"), "1.5 does not lie between 0 and 1"),
+        (("threshold = 0.25", 'threshold = "best"'), "'best' is neither a number nor 'best-f1'"),
+        (('times = ["night"]', 'times = "night"'), "expected list, found 'night'"),
+        (("[general]", "[general"), "is no TOML"),
+        (("[scenes]", "[night_map50.scenes]"), r"unknown 'scenes'|has no \[scenes\]"),
+    ],
+)
+def test_limits_that_cannot_be_read(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(GatesFileError, match=message):
+        read_limits(gates_file(tmp_path / "mine.toml", change))
+
+
+def test_a_gate_cannot_be_forgotten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.toml").write_text("[latency_ms]\nmax = 30\n")
+    assert main(["gate", "--gates", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "o.json")]) == 87
+    assert "has no [size_mb]: give every gate a limit" in capsys.readouterr().err
+    (tmp_path / "flat.toml").write_text(
+        "latency_ms = 30\n" + "".join(f"[{n}]\n" for n in SIDES if n != "latency_ms")
+    )
+    with pytest.raises(GatesFileError, match="expected a table with max = NUMBER, found 30"):
+        read_limits(tmp_path / "flat.toml")
+    with pytest.raises(GatesFileError, match="no such gates file"):
+        read_limits(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "message"),
+    [
+        ("profile.json", "model_sha256", "of different models .*profile 0000"),
+        ("agree.json", "artifact_sha256", "of different artifacts .*agree 0000"),
+        ("fp32.json", "coco_sha256", "of different COCO files"),
+    ],
+)
+def test_files_of_different_models_are_refused(tmp_path: Path, file: str, key: str, message: str) -> None:
+    run = make_run()
+    run[file][key] = "0" * 64
+    assert main(write(run, tmp_path)) == 81
+    files = Files(
+        evaluation=tmp_path / "eval.json",
+        fp32=tmp_path / "fp32.json",
+        profile=tmp_path / "profile.json",
+        agree=tmp_path / "agree.json",
+        compiled=tmp_path / "compiled/compile.json",
+    )
+    with pytest.raises(StaleArtifactError, match=message):
+        judge(files, gates=None, out=tmp_path / "gates.json")
+
+
+def test_time_of_day_from_a_file(tmp_path: Path) -> None:
+    run = make_run()
+    no_night(run)
+    lines = [json.dumps({"file_name": f"val/{i}.png", "time_of_day": "night"}) for i in range(1, 21)]
+    (tmp_path / "meta.jsonl").write_text(
+        "\n".join([*lines, "", json.dumps({"file_name": "x", "time_of_day": "day"})])
+    )
+    assert main([*write(run, tmp_path), "--meta", str(tmp_path / "meta.jsonl")]) == 0
+    row = next(row for row in read(tmp_path / "gates.json")["gates"] if row["gate"] == "night_map50")
+    assert row["note"] == "20 images of night"
+
+
+def test_broken_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = write(make_run(), tmp_path)
+    (tmp_path / "meta.jsonl").write_text('{"file_name": "1.png"}\n')
+    assert main([*command, "--meta", str(tmp_path / "meta.jsonl")]) == 86
+    assert "line 1: expected an object with file_name and time_of_day" in capsys.readouterr().err
+    assert main([*command, "--meta", str(tmp_path / "none.jsonl")]) == 86
+    assert "--meta takes JSON lines" in capsys.readouterr().err
+    (tmp_path / "eval.detections.json").write_text("{}")
+    assert main(command) == 86
+    assert "expected a list of COCO results" in capsys.readouterr().err
+    (tmp_path / "eval.detections.json").unlink()
+    assert main(command) == 86
+    assert "cannot be read" in capsys.readouterr().err
+    assert main(["gate", "--judged", str(tmp_path / "profile.json")]) == 86
+    assert "is no verdict of gates" in capsys.readouterr().err
+    assert main(["gate"]) == 83
+    assert "gate needs --out" in capsys.readouterr().err
+    with pytest.raises(RecordError, match="no such file"):
+        judge(Files(profile=tmp_path / "none.json"), gates=None, out=tmp_path / "gates.json")
+
+
+def test_print_gates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", "--print-gates"]) == 0
+    (tmp_path / "mine.toml").write_text(capsys.readouterr().out)
+    assert read_limits(tmp_path / "mine.toml").gates["latency_ms"].value == 30
+
+
+def test_matching_is_one_to_one_and_agrees_with_pycocotools(tmp_path: Path) -> None:
+    """Random boxes, moved and doubled, some of them crowds: the same counts as COCOeval at IoU 0.5."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    from hexpath_deploy.coco import boxes_of, read_split
+
+    rng = np.random.default_rng(0)
+    truth, found = [], []
+    for image in range(1, 21):
+        for _ in range(6):
+            place = [*rng.uniform(0, 40, 2).round(1).tolist(), *rng.uniform(8, 24, 2).round(1).tolist()]
+            truth.append(
+                {
+                    "image_id": image,
+                    "category_id": int(rng.integers(2)),
+                    "bbox": place,
+                    "iscrowd": int(rng.random() < 0.1),
+                }
+            )
+            for _ in range(int(rng.integers(0, 3))):
+                moved = [*(np.array(place) + rng.normal(0, 2, 4)).round(1).tolist()]
+                found.append(
+                    {
+                        "image_id": image,
+                        "category_id": truth[-1]["category_id"],
+                        "bbox": moved,
+                        "score": float(rng.random()),
+                    }
+                )
+    run = make_run()
+    data = {**run["val.json"], "images": run["val.json"]["images"][:20], "annotations": truth}
+    (tmp_path / "val.json").write_text(json.dumps(data))
+    split = read_split(tmp_path / "val.json")
+    ours = match_all(split, found, image_ids=range(1, 21), iou=0.5)
+    coco = COCO()
+    coco.dataset = {**data, "annotations": boxes_of(split)}
+    coco.createIndex()
+    judge_ = COCOeval(coco, coco.loadRes([dict(entry) for entry in found]), "bbox")
+    judge_.evaluate()
+    for category, name in enumerate(NAMES):
+        theirs = [e for e in judge_.evalImgs if e and e["category_id"] == category and e["aRng"] == [0, 1e10]]
+        kept = [(np.array(e["dtMatches"])[0], np.array(e["dtIgnore"])[0].astype(bool)) for e in theirs]
+        hits = sum(int(((match > 0) & ~ignored).sum()) for match, ignored in kept)
+        assert ours[name].counts(0)[0] == hits
+        assert len(ours[name].scores) == sum(int((~ignored).sum()) for _, ignored in kept)
+        assert ours[name].boxes == sum(int((np.array(e["gtIgnore"]) == 0).sum()) for e in theirs)
