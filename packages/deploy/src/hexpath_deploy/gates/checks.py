@@ -81,7 +81,9 @@ def size(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
     if not evidence.compiled:
         yield missing("--compiled")
         return
-    parts = {key: float(evidence.compiled[key]) for key in ("size_mb", "dlc_mb") if key in evidence.compiled}
+    parts: dict[str, float] = {
+        key: float(evidence.compiled[key]) for key in ("size_mb", "dlc_mb") if key in evidence.compiled
+    }
     key = max(parts, key=lambda name: parts[name])
     names = {"size_mb": "context binary", "dlc_mb": "DLC"}
     yield Figure(
