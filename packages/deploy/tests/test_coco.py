@@ -12,7 +12,7 @@ from hexpath_deploy.cli import main
 from hexpath_deploy.coco import check_names, read_split, sample, score, to_results
 from hexpath_deploy.errors import DatasetError, OptionError
 from hexpath_deploy.evaluate import score_on
-from hexpath_deploy.nms import Detections
+from hexpath_deploy.reference.hexpath_reference import Detections
 
 
 def perfect(coco: Path) -> list[dict[str, Any]]:
@@ -97,7 +97,10 @@ def test_sample_is_spread_and_sorted(made: Made) -> None:
 
 def test_results_are_xywh() -> None:
     found = Detections(
-        boxes=np.array([[1, 2, 4, 8]], np.float32), scores=np.array([0.5], np.float32), classes=np.array([1])
+        boxes=np.array([[1, 2, 4, 8]], np.float32),
+        scores=np.array([0.5], np.float32),
+        classes=np.array([1]),
+        coefficients=np.zeros((1, 0), np.float32),
     )
     assert to_results(found, image_id=3, categories=[10, 20]) == [
         {"image_id": 3, "category_id": 20, "bbox": [1, 2, 3, 6], "score": 0.5}

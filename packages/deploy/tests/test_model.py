@@ -65,7 +65,8 @@ def test_ultralytics_metadata_is_enough(tmp_path: Path) -> None:
     ("metadata", "message"),
     [
         ({"task": None, "names": None}, "has no metadata task, names"),
-        ({"task": "segment"}, "is for task 'segment'"),
+        ({"task": "pose"}, "is for task 'pose'"),
+        ({"task": "segment"}, "not Ultralytics' detection output"),
         ({"task": "detekt"}, "did you mean 'detect'"),
         ({"names": "{0: 'a', 2: 'b'}"}, "must map 0..N-1 to names"),
         ({"names": "__import__('os')"}, "metadata 'names' is unreadable"),
@@ -75,7 +76,7 @@ def test_ultralytics_metadata_is_enough(tmp_path: Path) -> None:
         ),
         ({"imgsz": "64"}, "must be .height, width."),
         ({"names": "{0: 'a'}"}, "the metadata is another model's"),
-        ({"end2end": "True"}, "not Ultralytics' single detection output"),
+        ({"end2end": "True"}, "not Ultralytics' detection output"),
         ({"hexpath.input": "{"}, "metadata 'hexpath.input' is no JSON"),
         ({"hexpath.input": "[]"}, "holds a list, expected a JSON object"),
         ({"hexpath.input": '{"color": "BGR"}'}, "color 'BGR' is not supported"),

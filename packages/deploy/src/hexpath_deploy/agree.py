@@ -22,9 +22,10 @@ from hexpath_deploy.files import sha256_file, write_json
 from hexpath_deploy.hexagon import toolchain
 from hexpath_deploy.hexagon.artifact import Artifact, open_artifact
 from hexpath_deploy.hexagon.emulate import emulate, load_outputs
-from hexpath_deploy.io import Encoding, Floats, quantize_io
+from hexpath_deploy.io import Encoding, quantize_io
 from hexpath_deploy.model import Model, load_onnx, read_model
 from hexpath_deploy.ort import OrtNetwork
+from hexpath_deploy.reference.hexpath_reference import Floats
 
 Outputs: TypeAlias = Mapping[str, Floats]
 Doubles: TypeAlias = npt.NDArray[np.float64]

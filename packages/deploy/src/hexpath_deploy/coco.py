@@ -14,7 +14,7 @@ import numpy as np
 
 from hexpath_deploy.errors import DatasetError, OptionError
 from hexpath_deploy.files import sha256_file
-from hexpath_deploy.nms import Detections
+from hexpath_deploy.reference.hexpath_reference import Detections
 
 
 @dataclass(frozen=True, kw_only=True)

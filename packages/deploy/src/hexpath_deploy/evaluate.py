@@ -13,19 +13,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hexpath_deploy.coco import Split, check_names, read_split, sample, score, to_results
-from hexpath_deploy.decode import detect
 from hexpath_deploy.errors import OptionError, nearest
 from hexpath_deploy.files import write_atomic, write_json
 from hexpath_deploy.hexagon import toolchain
 from hexpath_deploy.hexagon.artifact import Artifact, open_artifact
 from hexpath_deploy.hexagon.emulate import LIMIT_S, emulate, load_outputs
-from hexpath_deploy.io import Floats
 from hexpath_deploy.model import Model, read_model
-from hexpath_deploy.nms import Settings
 from hexpath_deploy.ort import OrtNetwork
-from hexpath_deploy.preprocess import letterbox, read_image, to_input
+from hexpath_deploy.preprocess import read_image
 from hexpath_deploy.progress import Progress
+from hexpath_deploy.reference.hexpath_reference import Floats, detect, preprocess
+from hexpath_deploy.spec import Settings, postprocess_spec, preprocess_spec
 
 BACKENDS = ("ort", "emulator")
 FLOAT32_NOTE = (
@@ -128,10 +129,11 @@ def run(
             what, model=model, artifact=artifact, split=split, chosen=chosen, out=out, clock=clock
         )
         progress = Progress("decode", every_s=60)
+    spec = postprocess_spec(model, settings=what.settings)
     results: list[dict[str, Any]] = []
     for done, (image, tensors, placed) in enumerate(outputs, start=1):
         since = time.perf_counter()
-        found = detect(tensors, head=model.head, placed=placed, settings=what.settings)
+        found = detect(tensors, spec=spec, placed=placed)
         clock.postprocess_s += time.perf_counter() - since
         results += to_results(found, image_id=int(image["id"]), categories=split.categories)
         progress(done, len(chosen))
@@ -142,10 +144,9 @@ def load(path: Path, *, model: Model, clock: Clock) -> tuple[Floats, Any]:
     """Return the network's input for an image file, and how the image lies in it."""
     pixels = read_image(path)
     since = time.perf_counter()
-    canvas, placed = letterbox(pixels, canvas=model.imgsz, pad_value=model.pad_value)
-    image = to_input(canvas)
+    image, placed = preprocess(pixels, spec=preprocess_spec(model))
     clock.preprocess_s += time.perf_counter() - since
-    return image, placed
+    return image.astype(np.float32), placed
 
 
 def on_ort(

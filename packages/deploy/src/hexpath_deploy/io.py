@@ -11,14 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
 from hexpath_deploy.errors import MetadataError
+from hexpath_deploy.reference.hexpath_reference import Array, Floats, dequantize_one, quantize
 
 KEY = "hexpath.boundary"
 DTYPES = {
@@ -27,8 +25,6 @@ DTYPES = {
     "uint16": onnx.TensorProto.UINT16,
     "int16": onnx.TensorProto.INT16,
 }
-Array: TypeAlias = npt.NDArray[np.generic]
-Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +39,11 @@ class Encoding:
         """Return the stored numbers of `values`, rounded half to even and saturated,
         as QuantizeLinear does.
         """
-        limits = np.iinfo(self.dtype)
-        stored = np.rint(values / np.float32(self.scale)) + self.zero_point
-        saturated: Array = np.clip(stored, limits.min, limits.max).astype(self.dtype)
-        return saturated
+        return quantize(values, scale=self.scale, zero_point=self.zero_point, dtype=self.dtype)
 
     def dequantize(self, stored: Array) -> Floats:
         """Return the values of `stored` as float32."""
-        return (stored.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+        return dequantize_one(stored, scale=self.scale, zero_point=self.zero_point)
 
 
 @dataclass(frozen=True, kw_only=True)

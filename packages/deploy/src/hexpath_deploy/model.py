@@ -15,17 +15,19 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from hexpath_deploy.errors import DynamicShapeError, MetadataError, UnreadableModelError, nearest
 from hexpath_deploy.files import sha256_file
-from hexpath_deploy.heads import Head, PlainHead, check_head, parse_head
+from hexpath_deploy.heads import Head, PlainHead, check_head, check_task, parse_head
 
-TASKS = ("detect",)
+TASKS = ("detect", "segment", "semantic")
+RESIZES = ("letterbox", "stretch")
 INPUT = {"layout": "NCHW", "color": "RGB", "range": [0, 1], "resize": "letterbox", "pad_value": 114}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A detector as ONNX, with everything that is needed to feed and decode it.
+    """A network as ONNX, with everything that is needed to feed and decode it.
 
-    `imgsz` is (height, width). The graph takes `input`, float32 (1, 3, height, width), RGB in [0, 1].
+    `imgsz` is (height, width). The graph takes `input`, float32 (1, 3, height, width), RGB in [0, 1], of an
+    image that was resized by `resize`: `letterbox` or `stretch`. `shapes` are those of the outputs.
     `quantized` says that the graph holds QuantizeLinear nodes.
     """
 
@@ -36,8 +38,9 @@ class Model:
     imgsz: tuple[int, int]
     input: str
     pad_value: int
+    resize: str
     head: Head
-    outputs: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
     quantized: bool
     metadata: Mapping[str, str]
 
@@ -45,6 +48,11 @@ class Model:
     def name(self) -> str:
         """The architecture that the model says it is, else its file's stem."""
         return self.metadata.get("hexpath.model", self.path.stem)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The graph's outputs, in its order."""
+        return tuple(self.shapes)
 
 
 def read_model(path: Path) -> Model:
@@ -63,6 +71,7 @@ def read_model(path: Path) -> Model:
     names, imgsz = read_names(metadata), read_imgsz(metadata)
     entry = read_input(metadata, proto, imgsz)
     head = read_head(metadata, shapes)
+    check_task(head, metadata["task"])
     check_head(head, shapes=shapes, classes=len(names), imgsz=imgsz)
     return Model(
         path=path,
@@ -72,8 +81,9 @@ def read_model(path: Path) -> Model:
         imgsz=imgsz,
         input=str(entry["name"]),
         pad_value=int(entry["pad_value"]),
+        resize=str(entry["resize"]),
         head=head,
-        outputs=tuple(shapes),
+        shapes=shapes,
         quantized=any(node.op_type == "QuantizeLinear" for node in proto.graph.node),
         metadata=metadata,
     )
@@ -182,15 +192,19 @@ def read_input(metadata: Mapping[str, str], proto: onnx.ModelProto, imgsz: tuple
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = {value.name: value for value in proto.graph.input if value.name not in weights}
     if len(inputs) != 1:
-        raise MetadataError(f"the graph has inputs {', '.join(inputs)}; a detector has one")
+        raise MetadataError(f"the graph has inputs {', '.join(inputs)}; a network for images has one")
     given = {"name": next(iter(inputs)), **INPUT}
     if "hexpath.input" in metadata:
         given |= json_object(metadata["hexpath.input"], "hexpath.input")
-    for key in ("layout", "color", "range", "resize"):
+    for key in ("layout", "color", "range"):
         if given[key] != INPUT[key]:
             raise MetadataError(
                 f"hexpath.input: {key} {given[key]!r} is not supported, expected {INPUT[key]!r}"
             )
+    if given["resize"] not in RESIZES:
+        raise MetadataError(
+            f"hexpath.input: unknown resize '{given['resize']}'{nearest(str(given['resize']), RESIZES)}"
+        )
     if given["name"] not in inputs:
         raise MetadataError(f"hexpath.input names '{given['name']}', the graph takes {', '.join(inputs)}")
     check_input(inputs[given["name"]], imgsz)
@@ -214,13 +228,17 @@ def check_input(value: onnx.ValueInfoProto, imgsz: tuple[int, int]) -> None:
 
 
 def read_head(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Head:
-    """Read `hexpath.outputs`, or infer Ultralytics' single output."""
+    """Read `hexpath.outputs`, or infer Ultralytics' single output, with masks its two."""
     if "hexpath.outputs" in metadata:
         return parse_head(metadata["hexpath.outputs"])
-    if len(shapes) == 1 and metadata.get("end2end", "False") != "True":
-        return PlainHead(output=next(iter(shapes)))
+    if metadata.get("end2end", "False") != "True":
+        names = tuple(shapes)
+        if len(names) == 1 and metadata["task"] == "detect":
+            return PlainHead(output=names[0])
+        if len(names) == 2 and metadata["task"] == "segment":
+            return PlainHead(output=names[0], prototypes=names[1])
     raise MetadataError(
-        f"no metadata 'hexpath.outputs', and the outputs ({', '.join(shapes)}) are not Ultralytics' single "
+        f"no metadata 'hexpath.outputs', and the outputs ({', '.join(shapes)}) are not Ultralytics' "
         "detection output: export with hexpath-models (--head raw), or with Ultralytics and nms=False"
     )
 

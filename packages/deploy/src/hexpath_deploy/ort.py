@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from hexpath_deploy.errors import UnreadableModelError
-from hexpath_deploy.io import Floats
 from hexpath_deploy.model import Model
+from hexpath_deploy.reference.hexpath_reference import Floats
 
 
 def ort_errors() -> tuple[type[Exception], ...]:

@@ -15,7 +15,8 @@ from hexpath_deploy.files import write_atomic
 from hexpath_deploy.hexagon import toolchain
 from hexpath_deploy.hexagon.artifact import Artifact
 from hexpath_deploy.hexagon.job import Job, run_jobs
-from hexpath_deploy.io import Array, Boundary, Floats
+from hexpath_deploy.io import Boundary
+from hexpath_deploy.reference.hexpath_reference import Array, Floats
 
 LIMIT_S = 600.0
 Progress = Callable[[int, int], None]

@@ -1,0 +1,1 @@
+"""What happens around the network, as one file without dependencies; hexpath-deploy itself runs this code."""
