@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "disabled")
@@ -13,6 +14,7 @@ import pytest
 import torch
 from net import SmallTask, images, trained_net
 
+from hexpath_quant import task as tasks
 from hexpath_quant.methods import find_method
 from hexpath_quant.plans import parse_plan
 from hexpath_quant.prepare import prepare
@@ -40,3 +42,19 @@ def make_sim():
         )
 
     return make
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """The small task, as if a package had installed it."""
+    point = EntryPoint("small", "net:small_task", tasks.GROUP)
+    monkeypatch.setattr(tasks, "entry_points", lambda group: [point] if group == tasks.GROUP else [])
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Arguments of a command over the small task; the output is tmp_path / "out"."""
+    for name in ("model.safetensors", "data.yaml"):
+        (tmp_path / name).touch()
+    paths = ["--checkpoint", str(tmp_path / "model.safetensors"), "--data", str(tmp_path / "data.yaml")]
+    return ["--task", "small", *paths, "--out", str(tmp_path / "out"), "--calibration", "8"]

@@ -6,7 +6,6 @@ import errno
 import json
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -14,30 +13,6 @@ from hexpath_quant import cli, errors, files, task
 from hexpath_quant.errors import TaskError, UnknownNameError
 from hexpath_quant.methods import METHODS
 from hexpath_quant.plans import PLANS, parse_plan
-
-
-@pytest.fixture
-def installed(monkeypatch):
-    point = EntryPoint("small", "net:small_task", task.GROUP)
-    monkeypatch.setattr(task, "entry_points", lambda group: [point] if group == task.GROUP else [])
-
-
-@pytest.fixture
-def inputs(tmp_path):
-    for name in ("model.safetensors", "data.yaml"):
-        (tmp_path / name).touch()
-    return [
-        "--task",
-        "small",
-        "--checkpoint",
-        str(tmp_path / "model.safetensors"),
-        "--data",
-        str(tmp_path / "data.yaml"),
-        "--out",
-        str(tmp_path / "out"),
-        "--calibration",
-        "8",
-    ]
 
 
 def test_every_error_has_its_own_exit_code():

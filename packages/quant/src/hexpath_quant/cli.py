@@ -1,4 +1,4 @@
-"""The command ``hexpath-quant``: ptq, qat, methods, plans."""
+"""The command ``hexpath-quant``: ptq, qat, regions, methods, plans."""
 
 from __future__ import annotations
 
@@ -44,18 +44,32 @@ def build_parser() -> argparse.ArgumentParser:
     _add_common(qat)
     _add_training(qat)
     qat.set_defaults(run=run_qat)
+    regions = commands.add_parser("regions", help="print the network's regions and their modules")
+    _add_task(regions)
+    regions.add_argument("--level", choices=("block", "layer"), default="block", help="default: %(default)s")
+    regions.set_defaults(run=run_regions)
     commands.add_parser("methods", help="list the post-training methods").set_defaults(run=run_methods)
     commands.add_parser("plans", help="list the precision plans").set_defaults(run=run_plans)
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, help="installed task, e.g. yolo-detect")
     parser.add_argument("--checkpoint", required=True, type=Path, help="model.safetensors")
     parser.add_argument("--data", required=True, type=Path, help="data.yaml")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="for the task, e.g. head=raw"
     )
+    parser.add_argument(
+        "--regions",
+        type=Path,
+        metavar="FILE",
+        help="YAML, region: module prefixes; changes the regions",
+    )
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    _add_task(parser)
     parser.add_argument("--plan", default="w8a8", help="see `hexpath-quant plans` (default: %(default)s)")
     parser.add_argument(
         "--method", default="minmax", help="see `hexpath-quant methods` (default: %(default)s)"
@@ -101,13 +115,22 @@ def run_ptq(args: argparse.Namespace) -> None:
     from hexpath_quant.methods import find_method
     from hexpath_quant.plans import parse_plan
     from hexpath_quant.ptq import ptq
+    from hexpath_quant.regions import read_overrides
     from hexpath_quant.task import load_task
 
     plan, _ = parse_plan(args.plan), find_method(args.method)
+    overrides = read_overrides(args.regions) if args.regions else {}
     options = parse_options(args.option)
     check_paths(checkpoint=args.checkpoint, data=args.data, out=args.out)
     task = load_task(name=args.task, checkpoint=args.checkpoint, data=args.data, options=options)
-    ptq(task, plan=plan, method=args.method, calibration=args.calibration, out=args.out)
+    ptq(
+        task,
+        plan=plan,
+        method=args.method,
+        calibration=args.calibration,
+        out=args.out,
+        overrides=overrides,
+    )
 
 
 def run_qat(args: argparse.Namespace) -> None:
@@ -116,9 +139,11 @@ def run_qat(args: argparse.Namespace) -> None:
     from hexpath_quant.plans import parse_plan
     from hexpath_quant.qat import choose_device, qat
     from hexpath_quant.recipe import Recipe
+    from hexpath_quant.regions import read_overrides
     from hexpath_quant.task import load_task
 
     plan, _ = parse_plan(args.plan), find_method(args.method)
+    overrides = read_overrides(args.regions) if args.regions else {}
     recipe = Recipe(
         epochs=args.epochs,
         lr=args.lr,
@@ -142,7 +167,25 @@ def run_qat(args: argparse.Namespace) -> None:
         recipe=recipe,
         out=args.out,
         work=work,
+        overrides=overrides,
     )
+
+
+def run_regions(args: argparse.Namespace) -> None:
+    """Print the network's regions as YAML that --regions takes."""
+    from hexpath_quant.prepare import prepare
+    from hexpath_quant.regions import read_overrides, regions_of
+    from hexpath_quant.task import load_task
+
+    overrides = read_overrides(args.regions) if args.regions else {}
+    check_paths(checkpoint=args.checkpoint, data=args.data)
+    task = load_task(
+        name=args.task, checkpoint=args.checkpoint, data=args.data, options=parse_options(args.option)
+    )
+    prepared = prepare(task.float_model(), example=task.example)
+    found = regions_of(prepared, level=args.level, output_names=task.output_names, overrides=overrides)
+    for region, prefixes in found.items():
+        print(f"{region}: [{', '.join(prefixes)}]")
 
 
 def run_methods(args: argparse.Namespace) -> None:
@@ -177,12 +220,12 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def check_paths(*, checkpoint: Path, data: Path, out: Path) -> None:
+def check_paths(*, checkpoint: Path, data: Path, out: Path | None = None) -> None:
     """Raise an OutputError when an input is missing or ``out`` is a file."""
     for name, path in (("--checkpoint", checkpoint), ("--data", data)):
         if not path.exists():
             raise OutputError(f"{name} {path} does not exist")
-    if out.exists() and not out.is_dir():
+    if out is not None and out.exists() and not out.is_dir():
         raise OutputError(f"--out {out} is a file; give a folder")
 
 

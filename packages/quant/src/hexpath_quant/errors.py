@@ -91,6 +91,12 @@ class StateError(QuantError):
     exit_code = 63
 
 
+class PlanError(QuantError):
+    """A plan or region file that does not say what it must."""
+
+    exit_code = 64
+
+
 def unknown_name(*, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for an unknown ``name``, with the nearest of the ``known`` ones."""
     return UnknownNameError(f"unknown {kind} '{name}'{nearest(name=name, known=known)}")

@@ -26,8 +26,9 @@ from hexpath_quant.errors import ExportError
 from hexpath_quant.files import atomic_folder
 from hexpath_quant.plans import Plan
 from hexpath_quant.qdq import check_graph
+from hexpath_quant.regions import KEY, onnx_regions, regions_of, regions_of_nodes
 from hexpath_quant.sim import forward_of
-from hexpath_quant.static import static_shapes
+from hexpath_quant.static import named_operators, static_shapes
 from hexpath_quant.workarounds import separate_silu
 
 OPSET = 21  # the first with 4-bit and 16-bit QuantizeLinear
@@ -47,6 +48,7 @@ def export(
     metadata: Mapping[str, str],
     card: Mapping[str, Any],
     extra_files: Mapping[str, bytes] | None = None,
+    regions: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, float]:
     """Write folder ``out``: model.onnx, model.encodings, recorded.npz, quant.json.
 
@@ -60,6 +62,7 @@ def export(
         metadata: further ``metadata_props``.
         card: what else quant.json shall hold.
         extra_files: further files of the folder, by name.
+        regions: region -> module prefixes, written as ``hexpath.regions``; derived from the net when None.
 
     Returns:
         SQNR in dB of each output, file against simulation.
@@ -70,14 +73,20 @@ def export(
         DiskFullError: no space left.
     """
     sim.model.eval()
-    with atomic_folder(out) as folder, static_shapes(sim.model, example=example):
+    parts = regions if regions is not None else regions_of(sim.model, output_names=output_names)
+    owner = regions_of_nodes(sim.model.graph, regions=parts)
+    with (
+        atomic_folder(out) as folder,
+        static_shapes(sim.model, example=example),
+        named_operators(sim.model),
+    ):
         path = folder / "model.onnx"
         write_qdq(sim, path=path, example=example, input_names=input_names, output_names=output_names)
         apply_workarounds(path)
         model = check_graph(path)
-        _write_metadata(
-            model, path=path, metadata={**metadata, "hexpath.plan": plan.name, "hexpath.method": method}
-        )
+        own = {"hexpath.plan": plan.name, "hexpath.method": method}
+        own[KEY] = json.dumps(onnx_regions(model, owner=owner))
+        _write_metadata(model, path=path, metadata={**metadata, **own})
         write_encodings(
             sim, path=folder / "model.encodings", example=example, names=(input_names, output_names)
         )

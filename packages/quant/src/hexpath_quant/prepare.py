@@ -16,6 +16,7 @@ from hexpath_quant import ops
 from hexpath_quant.errors import PreparationError, TraceError, WeightsError
 
 TOLERANCE = 1e-5
+SHAPE = "shape"  # in a node's meta: its output's shape
 ARITHMETIC = (custom.Add, custom.Subtract, custom.Multiply, custom.Divide)
 
 
@@ -133,6 +134,7 @@ class _Recorder(torch.fx.Interpreter):
         value = super().run_node(n)
         if isinstance(value, Tensor) and value.is_floating_point():
             self.tensors.add(n.name)
+            n.meta[SHAPE] = tuple(value.shape)
         if isinstance(value, (int, float)):
             self.numbers[n.name] = float(value)
         if n.target in ("chunk", torch.chunk):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hexpath_quant.methods import find_method
 from hexpath_quant.plans import Plan
 from hexpath_quant.prepare import prepare
 from hexpath_quant.progress import say
+from hexpath_quant.regions import regions_of
 from hexpath_quant.sim import forward_of
 from hexpath_quant.task import Task
 
@@ -33,6 +34,7 @@ def ptq(
     out: Path,
     evaluate: bool = True,
     extra: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, float]:
     """Quantize ``task``'s model after training; write folder ``out``; return the simulation's scores.
 
@@ -43,6 +45,7 @@ def ptq(
         out: folder, see ``export``.
         evaluate: score the simulation on the whole validation split.
         extra: more for the card.
+        overrides: regions that replace or refine the derived ones, see ``regions_of``.
     """
     start = time.perf_counter()
     sim = simulate(task, plan=plan, method=method, calibration=calibration)
@@ -55,7 +58,7 @@ def ptq(
         **(extra or {}),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    write(task, sim=sim, out=out, plan=plan, method=f"ptq:{method}", card=card)
+    write(task, sim=sim, out=out, plan=plan, method=f"ptq:{method}", card=card, overrides=overrides)
     return metrics
 
 
@@ -94,6 +97,7 @@ def write(
     method: str,
     card: Mapping[str, Any],
     extra_files: Mapping[str, bytes] | None = None,
+    overrides: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Export ``sim`` with the task's names, metadata and validation samples to folder ``out``."""
     sim.model.cpu()
@@ -109,6 +113,7 @@ def write(
         metadata=task.metadata,
         card=card,
         extra_files=extra_files,
+        regions=regions_of(sim.model, output_names=task.output_names, overrides=overrides),
     )
     worst = min(figures, key=figures.__getitem__)
     say(f"wrote {out}: file and simulation agree to {figures[worst]:.1f} dB or better (least: {worst})")

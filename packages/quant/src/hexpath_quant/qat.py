@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +36,15 @@ Tensors = dict[str, Tensor]
 
 
 def qat(
-    task: Task, *, plan: Plan, method: str, calibration: int, recipe: Recipe, out: Path, work: Path
+    task: Task,
+    *,
+    plan: Plan,
+    method: str,
+    calibration: int,
+    recipe: Recipe,
+    out: Path,
+    work: Path,
+    overrides: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, float]:
     """Train from the PTQ state, write folder ``out``, return the best epoch's scores.
 
@@ -45,6 +53,7 @@ def qat(
         recipe: see Recipe.
         out: folder, see ``export``; besides history.csv.
         work: state to resume from; a run with other arguments starts afresh.
+        overrides: regions that replace or refine the derived ones, see ``regions_of``.
 
     Raises:
         TrainingError: the loss became NaN or infinite.
@@ -73,6 +82,7 @@ def qat(
         method="qat",
         card=card,
         extra_files={"history.csv": to_csv(history)},
+        overrides=overrides,
     )
     return trainer.metrics_of(best)
 

@@ -1,4 +1,5 @@
-"""Shapes as constants while a graph is exported: the NPU has no use for Shape and Gather nodes."""
+"""While a graph is exported: shapes as constants, since the NPU has no use for Shape and Gather nodes, and ONNX
+nodes named after the graph nodes that they come from."""
 
 from __future__ import annotations
 
@@ -29,6 +30,42 @@ def static_shapes(module: torch.fx.GraphModule, *, example: Tensor) -> Iterator[
         yield
     finally:
         module.graph = flexible
+
+
+@contextmanager
+def named_operators(module: torch.fx.GraphModule) -> Iterator[None]:
+    """For the time of the block, torch's exporter names each ONNX node ``/<graph node>/.../<type>``."""
+    plain = module.graph
+    named = torch.fx.Graph()
+    named.output(named.graph_copy(plain, {}))
+    for node in list(named.nodes):
+        if node.op in ("call_module", "call_function", "call_method"):
+            with named.inserting_before(node):
+                named.call_function(_enter, (node.name,))
+            with named.inserting_after(node):
+                named.call_function(_leave)
+    try:
+        module.graph = named
+        yield
+    finally:
+        module.graph = plain
+
+
+def operator_of(name: str) -> str:
+    """Return the graph node that an ONNX node's name begins with, '' if there is none."""
+    return name.split("/")[1] if name.startswith("/") else ""
+
+
+def _enter(name: str) -> None:
+    state = torch._C._get_tracing_state()
+    if state is not None:
+        state.push_scope(torch._C._jit_onnx_create_full_scope_name("operator", name))
+
+
+def _leave() -> None:
+    state = torch._C._get_tracing_state()
+    if state is not None:
+        state.pop_scope()
 
 
 class _Recorder(torch.fx.Interpreter):
