@@ -1,11 +1,11 @@
-"""Regions: named parts of a network, from its module tree, so that people and tools speak of the same parts.
+"""Regions: named parts of a network, from its module tree, so that people and tools mean the same parts.
 
-A prepared model is a traced graph; each operator carries the modules whose forward made it, their classes and the
-shape of its output. That is enough to name the parts of nets never seen before:
+A prepared model is a traced graph; each operator carries the modules whose forward made it, their classes
+and the shape of its output. That is enough to name the parts of nets never seen before:
 
 - named children keep their names (``conv1``, ``layer3``, ``decode_head``);
-- numbered children (of a Sequential or ModuleList) are named by what they are: ``stem``, ``stage2`` to ``stage5``
-  (outputs at 1/4 to 1/32 of the image), ``sppf``, ``attention``, and ``neck`` after the first upsampling;
+- numbered children (of a Sequential or ModuleList) are named by what they are: ``stem``, ``stage2`` to
+  ``stage5`` (outputs at 1/4 to 1/32 of the image), ``sppf``, ``attention``, after an upsampling ``neck``;
 - what makes the outputs is the head; with several outputs its branches are named by them (``head.boxes.8``).
 """
 
@@ -46,7 +46,7 @@ def regions_of(
 ) -> Regions:
     """Return region -> module-path prefixes, in the order of execution.
 
-    Every operator belongs to one region: that of its longest prefix; an operator that only moves data, or that
+    Every operator belongs to one region: that of its longest prefix; an operator that only moves data, or
     stands outside every module, belongs to the region that it reads from. See ``regions_of_nodes``.
 
     Args:
@@ -284,7 +284,8 @@ def _blocks(net: _Net) -> list[str]:
     """Return the paths of the net's blocks: top-level children, containers and the bulk of the net opened."""
     found, again = net.children(""), True
     while again:
-        again, opened = False, []
+        again = False
+        opened: list[str] = []
         for path in found:
             inner = net.children(path)
             large = len(net.under(path)) > LARGE * len(net.ops) and len(inner) > 1
@@ -370,7 +371,7 @@ def _output(net: _Net, index: int) -> str:
 
 
 def _inherit(net: _Net, own: dict[str, str]) -> None:
-    """Give an operator without a region that of the last operator that it reads from, else that of a reader."""
+    """Give an operator without a region that of the last one that it reads from, else that of a reader."""
     known, order = dict(own), {op.node.name: index for index, op in enumerate(net.ops)}
     for op in net.ops:
         sources = [m.name for m in map(_maker, op.node.all_input_nodes) if m.name in known]

@@ -1,5 +1,5 @@
-"""While a graph is exported: shapes as constants, since the NPU has no use for Shape and Gather nodes, and ONNX
-nodes named after the graph nodes that they come from."""
+"""While a graph is exported: shapes as constants, since the NPU has no use for Shape and Gather nodes, and
+ONNX nodes named after the graph nodes that they come from."""
 
 from __future__ import annotations
 
