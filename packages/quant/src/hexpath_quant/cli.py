@@ -1,4 +1,4 @@
-"""The command ``hexpath-quant``: ptq, qat, regions, methods, plans."""
+"""The command ``hexpath-quant``: audit, ptq, qat, regions, and lists."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hexpath_quant import __version__
+from hexpath_quant.audit import command as audit_command
 from hexpath_quant.errors import OutputError, UnknownNameError
 from hexpath_quant.files import disk_full_as_error
 
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hexpath-quant", description="Quantize a model for Hexagon.")
     parser.add_argument("--version", action="version", version=f"hexpath-quant {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    audit_command.add_parsers(commands)
     ptq = commands.add_parser("ptq", help="quantize after training")
     _add_common(ptq)
     ptq.set_defaults(run=run_ptq)

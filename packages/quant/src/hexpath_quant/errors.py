@@ -97,6 +97,12 @@ class PlanError(QuantError):
     exit_code = 64
 
 
+class UnsafeError(QuantError):
+    """The audit finds a model unsafe, and --strict asks for an error then."""
+
+    exit_code = 65
+
+
 def unknown_name(*, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for an unknown ``name``, with the nearest of the ``known`` ones."""
     return UnknownNameError(f"unknown {kind} '{name}'{nearest(name=name, known=known)}")
