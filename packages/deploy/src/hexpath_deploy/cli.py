@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "hexpath_deploy.commands.evaluate",
     "profile": "hexpath_deploy.commands.profile",
     "gate": "hexpath_deploy.commands.gate",
+    "regions": "hexpath_deploy.commands.regions",
     "record": "hexpath_deploy.commands.record",
     "report": "hexpath_deploy.report.command",
     "summary": "hexpath_deploy.report.summary_command",
