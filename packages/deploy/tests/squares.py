@@ -138,6 +138,85 @@ def save_raw(path: Path) -> Path:
     return save(nodes, weights, raw_outputs(), path, **{"hexpath.outputs": json.dumps(RAW)})
 
 
+# The variants below find the same squares with other heads.
+
+
+def save_nms_free(path: Path) -> Path:
+    """Write the detector with distances in place of distributions, for use without suppression."""
+    made = []
+    for node, weights in parts():
+        if node.name.startswith("box"):
+            stride = int(node.name.removeprefix("box"))
+            zero = np.zeros((4, 3, stride, stride))
+            node, weights = conv(
+                node.name, "features", node.output[0], weight=zero, bias=[1.5] * 4, stride=stride, pad=0
+            )
+        made.append((node, weights))
+    nodes, weights = [node for node, _ in made], [weight for _, some in made for weight in some]
+    shapes = {
+        name: [1, 4, *shape[2:]] if name.startswith("boxes") else shape
+        for name, shape in raw_outputs().items()
+    }
+    outputs = json.dumps({**RAW, "reg_max": 1, "nms": False, "head": "one-to-one"})
+    return save(nodes, weights, shapes, path, **{"hexpath.outputs": outputs})
+
+
+def save_instances(path: Path) -> Path:
+    """Write the detector with masks: prototype 0 is positive inside squares, prototype 1 is noise."""
+    made = list(parts())
+    proto = np.zeros((2, 3, 4, 4))
+    proto[0, :2] = 4 / 16
+    proto[1] = np.random.default_rng(1).normal(0, 0.01, (3, 4, 4))
+    made.append(conv("proto", "features", "prototypes", weight=proto, bias=[-2.0, 0.1], stride=4, pad=0))
+    for s in STRIDES:
+        noise = np.random.default_rng(s).normal(0, 1e-4, (2, 3, s, s))
+        made.append(
+            conv(f"mask{s}", "features", f"masks_{s}", weight=noise, bias=[1.0, 0.02], stride=s, pad=0)
+        )
+    nodes, weights = [node for node, _ in made], [weight for _, some in made for weight in some]
+    shapes = raw_outputs() | {f"masks_{s}": [1, 2, SIZE // s, SIZE // s] for s in STRIDES}
+    shapes["prototypes"] = [1, 2, SIZE // 4, SIZE // 4]
+    levels = [{**level, "masks": f"masks_{level['stride']}"} for level in RAW["levels"]]
+    outputs = json.dumps({**RAW, "levels": levels, "prototypes": "prototypes"})
+    return save(nodes, weights, shapes, path, **{"hexpath.outputs": outputs, "task": "segment"})
+
+
+def save_semantic(path: Path, *, resize: str = "letterbox") -> Path:
+    """Write a network that tells ground, red and green apart, at stride 8."""
+    weight = np.zeros((3, 3, 8, 8))
+    weight[1, 0] = weight[2, 1] = 1 / 64
+    node, weights = conv("logits", "images", "logits", weight=weight, bias=[0.5, 0, 0], stride=8, pad=0)
+    outputs = {"format": "semantic", "logits": "logits", "stride": 8, "ignore": 255}
+    entry = {**json.loads(METADATA["hexpath.input"]), "resize": resize}
+    told = {
+        "task": "semantic",
+        "names": "{0: 'ground', 1: 'red', 2: 'green'}",
+        "hexpath.outputs": json.dumps(outputs),
+        "hexpath.input": json.dumps(entry),
+    }
+    return save([node], weights, {"logits": [1, 3, SIZE // 8, SIZE // 8]}, path, **told)
+
+
+def save_masks(folder: Path, *, count: int = 6) -> Path:
+    """Write scenes with masks of ground, red and green, the outermost pixels ignored; returns data.yaml."""
+    for kind in ("images", "masks"):
+        (folder / kind / "val").mkdir(parents=True)
+    for index in range(count):
+        pixels, boxes = scene(index)
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        for kind, (x, y, width, height) in boxes:
+            mask[y : y + height, x : x + width] = 1 + kind
+        mask[[0, -1]] = mask[:, [0, -1]] = 255
+        Image.fromarray(pixels).save(folder / "images" / "val" / f"{index:04}.jpg", quality=95)
+        Image.fromarray(mask).save(folder / "masks" / "val" / f"{index:04}.png")
+    path = folder / "data.yaml"
+    path.write_text(
+        "path: .\nval: images/val\nmasks: {val: masks/val}\nignore: 255\n"
+        "names: {0: ground, 1: red, 2: green}\n"
+    )
+    return path
+
+
 def scene(index: int) -> tuple[np.ndarray[Any, Any], list[tuple[int, list[int]]]]:
     """Return an image, uint8 RGB (64, 64, 3), and its boxes (class, [x, y, width, height])."""
     pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
@@ -164,12 +243,19 @@ def save_scenes(folder: Path, *, count: int = 12) -> Path:
         "images": images,
         "categories": [{"id": place, "name": name} for place, name in enumerate(NAMES)],
         "annotations": [
-            {"id": place, "iscrowd": 0, "area": SIDE**2, **box} for place, box in enumerate(boxes)
+            {"id": place, "iscrowd": 0, "area": SIDE**2, "segmentation": outline(box["bbox"]), **box}
+            for place, box in enumerate(boxes)
         ],
     }
     path = folder / "val.json"
     path.write_text(json.dumps(data))
     return path
+
+
+def outline(box: list[int]) -> list[list[int]]:
+    """Return a box as COCO's polygon."""
+    x, y, width, height = box
+    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
 
 
 def batch(count: int) -> np.ndarray[Any, Any]:

@@ -9,10 +9,11 @@ import pytest
 from made import Made, read
 
 from hexpath_deploy.cli import main
-from hexpath_deploy.coco import check_names, read_split, sample, score, to_results
+from hexpath_deploy.coco import read_split, score, to_results
 from hexpath_deploy.errors import DatasetError, OptionError
 from hexpath_deploy.evaluate import score_on
 from hexpath_deploy.reference.hexpath_reference import Detections
+from hexpath_deploy.scoring import check_names, sample
 
 
 def perfect(coco: Path) -> list[dict[str, Any]]:
@@ -66,9 +67,9 @@ def test_class_order(made: Made) -> None:
     with pytest.raises(
         DatasetError, match=r"class 0 is 'green' in the model's metadata and 'red'.*wrong class order"
     ):
-        check_names(read_split(made.coco), ["green", "red"])
+        check_names(["green", "red"], read_split(made.coco).names, path=made.coco)
     with pytest.raises(DatasetError, match="the model has 1 classes"):
-        check_names(read_split(made.coco), ["red"])
+        check_names(["red"], read_split(made.coco).names, path=made.coco)
 
 
 @pytest.mark.parametrize(
@@ -89,10 +90,10 @@ def test_no_coco(tmp_path: Path, text: str | None, message: str) -> None:
 
 def test_sample_is_spread_and_sorted(made: Made) -> None:
     split = read_split(made.coco)
-    assert [image["id"] for image in sample(split, 3)] == [1, 7, 12]
-    assert len(sample(split, None)) == len(sample(split, 99)) == 12
+    assert [image["id"] for image in sample(split.images, 3)] == [1, 7, 12]
+    assert len(sample(split.images, None)) == len(sample(split.images, 99)) == 12
     with pytest.raises(OptionError, match="at least one image"):
-        sample(split, 0)
+        sample(split.images, 0)
 
 
 def test_results_are_xywh() -> None:
@@ -143,7 +144,8 @@ def test_other_dataset_warns(made: Made, tmp_path: Path, capsys: pytest.CaptureF
     [
         (["--backend", "emulater"], 83, "did you mean 'emulator'"),
         (["--backend", "emulator"], 83, "give its folder with --compiled"),
-        (["--workers", "0"], 83, "at least one is needed"),
+        (["--workers", "0"], 83, "--workers 0: at least one is needed"),
+        (["--threads", "0"], 83, "--threads 0: at least one is needed"),
         (["--images", "0"], 83, "evaluate at least one image"),
     ],
 )

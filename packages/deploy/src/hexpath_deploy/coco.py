@@ -1,20 +1,21 @@
-"""COCO files: images and boxes in, detections out, mean average precision by pycocotools."""
+"""COCO files: images, boxes and masks in, detections out, mean average precision by pycocotools."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hexpath_deploy.errors import DatasetError, OptionError
+from hexpath_deploy.errors import DatasetError
 from hexpath_deploy.files import sha256_file
-from hexpath_deploy.reference.hexpath_reference import Detections
+from hexpath_deploy.reference.hexpath_reference import Detections, Mask, Pixels
+from hexpath_deploy.scoring import Picture, Rows, Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,35 +69,68 @@ def read_split(path: Path) -> Split:
     return split
 
 
-def check_names(split: Split, names: Sequence[str]) -> None:
-    """Hold the model's classes against the dataset's, in order: a swapped order gives wrong figures silently.
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """A COCO split as the truth about detections, at most `detections` an image; with `masks` theirs too."""
 
-    Raises:
-        DatasetError: they differ.
-    """
-    if len(names) != len(split.names):
-        raise DatasetError(f"the model has {len(names)} classes, {split.path} has {len(split.names)}")
-    for index, (ours, theirs) in enumerate(zip(names, split.names, strict=True)):
-        if ours != theirs:
-            raise DatasetError(
-                f"class {index} is '{ours}' in the model's metadata and '{theirs}' in {split.path}: "
-                "wrong class "
-                "order, or the model of another dataset"
-            )
+    split: Split
+    detections: int = 300
+    masks: bool = False
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The split's images."""
+        return tuple(Picture(id=int(image["id"]), file=self.split.file(image)) for image in self.split.images)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in the order of the category ids."""
+        return self.split.names
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The dataset's."""
+        return self.split.fingerprint
+
+    def about(self) -> dict[str, Any]:
+        """Return the COCO file's place and hash."""
+        return {"coco": str(self.split.path), "coco_sha256": self.split.sha256}
+
+    def rows(self, found: Detections | Pixels, *, picture: Picture) -> Rows:
+        """Return detections as COCO results, masks run-length encoded."""
+        assert isinstance(found, Detections)
+        rows = to_results(found, image_id=picture.id, categories=self.split.categories)
+        if self.masks:
+            for row, coded in zip(rows, encode(found.masks, shape=found.shape), strict=True):
+                row["segmentation"] = coded
+        return rows
+
+    def score(self, rows: Iterable[Mapping[str, Any]], *, image_ids: Sequence[int]) -> Score:
+        """Return map50 and map of the boxes, with masks also mask_map50 and mask_map."""
+        results = [dict(row) for row in rows]
+        boxes = score(self.split, results, image_ids=image_ids, detections=self.detections)
+        if not self.masks:
+            return boxes
+        own = score(self.split, results, image_ids=image_ids, detections=self.detections, kind="segm")
+        prefixed = {name: prefix(entry) for name, entry in own.per_class.items()}
+        return Score(
+            metrics=boxes.metrics | prefix(own.metrics),
+            per_class={name: entry | prefixed.get(name, {}) for name, entry in boxes.per_class.items()},
+        )
 
 
-def sample(split: Split, count: int | None) -> tuple[dict[str, Any], ...]:
-    """Return `count` images spread evenly over the split, or all.
+def prefix(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Name metrics as those of masks."""
+    return {f"mask_{name}": value for name, value in metrics.items()}
 
-    Raises:
-        OptionError: `count` is not positive.
-    """
-    if count is None or count >= len(split.images):
-        return split.images
-    if count < 1:
-        raise OptionError(f"--images {count}: evaluate at least one image")
-    places = np.unique(np.linspace(0, len(split.images) - 1, count).round().astype(int))
-    return tuple(split.images[place] for place in places)
+
+def encode(masks: Sequence[Mask], *, shape: tuple[int, int]) -> Iterable[dict[str, Any]]:
+    """Yield masks run-length encoded, as COCO does, over the whole image of `shape` (height, width)."""
+    from pycocotools import mask as coder
+
+    for mask in masks:
+        coded = coder.encode(np.asfortranarray(mask.full(shape).astype(np.uint8)))
+        yield {"size": list(shape), "counts": coded["counts"].decode()}
 
 
 def to_results(found: Detections, *, image_id: int, categories: Sequence[int]) -> list[dict[str, Any]]:
@@ -109,23 +143,21 @@ def to_results(found: Detections, *, image_id: int, categories: Sequence[int]) -
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """`metrics` has map50 and map (mAP50-95) as fractions; `per_class` the same,
-    without classes that have no boxes.
-    """
-
-    metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]]
-
-
 def score(
-    split: Split, results: Sequence[dict[str, Any]], *, image_ids: Sequence[int], detections: int = 300
+    split: Split,
+    results: Sequence[dict[str, Any]],
+    *,
+    image_ids: Sequence[int],
+    detections: int = 300,
+    kind: str = "bbox",
 ) -> Score:
-    """Score COCO results on exactly the given images, at most `detections` boxes each.
+    """Score COCO results on exactly the given images, at most `detections` each.
+
+    Returns map50 and map (mAP50-95) as fractions; classes that do not occur have no entry. `kind` is `bbox`
+    for boxes or `segm` for masks.
 
     Raises:
-        DatasetError: these images hold no boxes, so that no precision exists.
+        DatasetError: these images hold no boxes, so that no precision exists, or a box has no mask.
     """
     wanted = set(image_ids)
     kept = [result for result in results if result["image_id"] in wanted]
@@ -133,7 +165,7 @@ def score(
         raise DatasetError(
             f"{split.path}: the {len(wanted)} evaluated images hold no boxes, so mAP does not exist"
         )
-    precision = precision_table(split, kept, image_ids=sorted(wanted), detections=detections)
+    precision = precision_table(split, kept, image_ids=sorted(wanted), detections=detections, kind=kind)
     names = dict(zip(split.categories, split.names, strict=True))
     per_class = {
         names[category]: averages(precision[:, :, place])
@@ -153,7 +185,7 @@ def averages(precision: Any) -> dict[str, float]:
 
 
 def precision_table(
-    split: Split, results: list[dict[str, Any]], *, image_ids: list[int], detections: int
+    split: Split, results: list[dict[str, Any]], *, image_ids: list[int], detections: int, kind: str
 ) -> Any:
     """Return pycocotools' precision (10 IoU thresholds, 101 recalls, classes), all areas, float64."""
     from pycocotools.coco import COCO
@@ -164,13 +196,13 @@ def precision_table(
             entry["category_id"] for entry in split.data["annotations"] if entry["image_id"] in set(image_ids)
         }
         return np.stack(
-            [np.full((10, 101), 0.0 if kind in has else -1.0) for kind in split.categories], axis=2
+            [np.full((10, 101), 0.0 if category in has else -1.0) for category in split.categories], axis=2
         )
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         truth = COCO()
-        truth.dataset = {**split.data, "annotations": boxes_of(split)}
+        truth.dataset = {**split.data, "annotations": boxes_of(split, kind=kind)}
         truth.createIndex()
-        judge = COCOeval(truth, truth.loadRes([dict(result) for result in results]), "bbox")
+        judge = COCOeval(truth, truth.loadRes([dict(result) for result in results]), kind)
         judge.params.imgIds = image_ids
         judge.params.maxDets = [1, 10, detections]
         judge.evaluate()
@@ -178,8 +210,15 @@ def precision_table(
     return judge.eval["precision"][:, :, :, 0, -1]
 
 
-def boxes_of(split: Split) -> list[dict[str, Any]]:
+def boxes_of(split: Split, *, kind: str = "bbox") -> list[dict[str, Any]]:
     """Return the boxes with what pycocotools needs and files may lack: id from 1, area, iscrowd."""
+    if kind == "segm":
+        without = [entry for entry in split.data["annotations"] if not entry.get("segmentation")]
+        if without:
+            raise DatasetError(
+                f"{split.path}: {len(without)} boxes have no segmentation, the first in image "
+                f"{without[0]['image_id']}: masks cannot be scored on a dataset of boxes"
+            )
     return [
         {"iscrowd": 0, "area": entry["bbox"][2] * entry["bbox"][3], **entry, "id": place}
         for place, entry in enumerate(split.data["annotations"], start=1)

@@ -1,34 +1,39 @@
-"""mAP of an exported model on ONNX Runtime, or of its compiled artifact on the emulator.
+"""The accuracy of an exported model on ONNX Runtime, or of its compiled artifact on the emulator or a device.
 
-The same code for both.
+The same code for all of them and for every task: boxes, instance masks, semantic masks.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hexpath_deploy.coco import Split, check_names, read_split, sample, score, to_results
+from hexpath_deploy.coco import Annotated, read_split
 from hexpath_deploy.errors import OptionError, nearest
 from hexpath_deploy.files import write_atomic, write_json
 from hexpath_deploy.hexagon import toolchain
-from hexpath_deploy.hexagon.artifact import Artifact, open_artifact
-from hexpath_deploy.hexagon.emulate import LIMIT_S, emulate, load_outputs
+from hexpath_deploy.hexagon.artifact import open_artifact
+from hexpath_deploy.hexagon.emulate import LIMIT_S
+from hexpath_deploy.hostcost import Case, host_cost
+from hexpath_deploy.masks import read_masks
 from hexpath_deploy.model import Model, read_model
-from hexpath_deploy.ort import OrtNetwork
+from hexpath_deploy.networks import Network, OnEmulator, OnOrt
 from hexpath_deploy.preprocess import read_image
 from hexpath_deploy.progress import Progress
-from hexpath_deploy.reference.hexpath_reference import Floats, detect, preprocess
+from hexpath_deploy.reference.hexpath_reference import Floats, Placed, postprocess, preprocess
+from hexpath_deploy.scoring import Picture, Rows, Truth, check_names, sample
 from hexpath_deploy.spec import Settings, postprocess_spec, preprocess_spec
 
 BACKENDS = ("ort", "emulator")
+TIMED = 8
 FLOAT32_NOTE = (
     "run in float32, which is not FP16 as the NPU has it: the emulator's figures are of the FP16 graph"
 )
@@ -36,10 +41,16 @@ FLOAT32_NOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What to evaluate, on which images, how."""
+    """What to evaluate, on which images, how.
+
+    `coco` for boxes and instance masks, `data` (a data.yaml) for semantic masks. `workers` are emulator
+    processes, `threads` images side by side on ONNX Runtime.
+    """
 
     model: Path
-    coco: Path
+    coco: Path | None = None
+    data: Path | None = None
+    split: str = "val"
     backend: str = "ort"
     compiled: Path | None = None
     images: int | None = None
@@ -49,196 +60,175 @@ class Evaluation:
     settings: Settings = field(default_factory=Settings)
 
 
-@dataclass(kw_only=True)
-class Clock:
-    """Seconds spent on the host, by stage."""
+def evaluate(what: Evaluation, *, out: Path, network: Network | None = None) -> dict[str, Any]:
+    """Evaluate and write the record `out` with what was found beside it; returns the record.
 
-    preprocess_s: float = 0.0
-    network_s: float = 0.0
-    postprocess_s: float = 0.0
-
-
-def evaluate(what: Evaluation, *, out: Path) -> dict[str, Any]:
-    """Evaluate and write the record `out` with the detections beside it; returns the record.
+    `network` runs the model in place of `what.backend`: on a device, for example.
 
     Raises:
         DeployError: bad model, dataset or options, or a stale artifact; the toolchain failed.
     """
     began = time.monotonic()
-    check_options(what)
-    model, split = read_model(what.model), read_split(what.coco)
-    check_names(split, model.names)
-    warn_other_data(model, split)
-    chosen = sample(split, what.images)
-    artifact = (
-        open_artifact(what.compiled, model=model) if what.compiled and what.backend == "emulator" else None
-    )
-    clock = Clock()
-    results = run(what, model=model, artifact=artifact, split=split, chosen=chosen, out=out, clock=clock)
-    record = record_of(what, model=model, artifact=artifact, split=split, chosen=chosen, results=results)
+    check_options(what, network=network)
+    model = read_model(what.model)
+    truth = open_truth(what, model=model)
+    warn_other_data(model, truth)
+    chosen = sample(truth.pictures, what.images)
+    network = network or open_network(what, model=model, truth=truth, out=out)
+    run = Run(model=model, truth=truth, network=network, settings=what.settings)
+    rows = run.all(chosen)
+    record = record_of(run, chosen=chosen, rows=rows)
     record |= {
-        "detections": detections_path(out).name,
-        "host_ms": per_image_ms(clock, len(chosen)),
+        "detections": results_path(out).name,
+        "host_ms": run.host_ms(),
         "seconds": round(time.monotonic() - began, 2),
     }
-    write_atomic(detections_path(out), compact(results))
+    write_atomic(results_path(out), compact(rows))
     write_json(out, record)
     shutil.rmtree(work_path(out), ignore_errors=True)
     return record
 
 
-def check_options(what: Evaluation) -> None:
+def check_options(what: Evaluation, *, network: Network | None) -> None:
     """Find contradicting options before the work starts."""
-    if what.backend not in BACKENDS:
+    if network is None and what.backend not in BACKENDS:
         raise OptionError(f"unknown backend '{what.backend}'{nearest(what.backend, BACKENDS)}")
-    if what.backend == "emulator":
+    if network is None and what.backend == "emulator":
         toolchain.require()
         if what.compiled is None:
             raise OptionError("--backend emulator runs a compiled artifact: give its folder with --compiled")
-    if what.workers < 1:
-        raise OptionError(f"--workers {what.workers}: at least one is needed")
+    for name, count in (("workers", what.workers), ("threads", what.threads)):
+        if count is not None and count < 1:
+            raise OptionError(f"--{name} {count}: at least one is needed")
 
 
-def warn_other_data(model: Model, split: Split) -> None:
+def open_truth(what: Evaluation, *, model: Model) -> Truth:
+    """Open the dataset that the model's task asks for, and check its classes.
+
+    Raises:
+        OptionError: a COCO file where masks are needed, or the other way round.
+        DatasetError: it cannot be used, or has other classes.
+    """
+    wanted, given = ("--data DATA.yaml", what.data) if model.task == "semantic" else ("--coco F", what.coco)
+    if given is None:
+        raise OptionError(f"{model.path} is for task '{model.task}': give its dataset with {wanted}")
+    if model.task == "semantic":
+        return read_masks(given, names=model.names, split=what.split)
+    split = read_split(given)
+    check_names(model.names, split.names, path=given)
+    return Annotated(split=split, detections=what.settings.detections, masks=model.task == "segment")
+
+
+def warn_other_data(model: Model, truth: Truth) -> None:
     """Say so when the model was trained on another dataset; that is allowed, and easily meant otherwise."""
     ours = model.metadata.get("hexpath.fingerprint")
-    if ours and split.fingerprint and ours != split.fingerprint:
+    if ours and truth.fingerprint and ours != truth.fingerprint:
         print(
             f"hexpath-deploy: warning: {model.path} was trained on dataset {ours[:19]}, this is "
-            f"{split.fingerprint[:19]}",
+            f"{truth.fingerprint[:19]}",
             file=sys.stderr,
         )
 
 
-def run(
-    what: Evaluation,
-    *,
-    model: Model,
-    artifact: Artifact | None,
-    split: Split,
-    chosen: Sequence[dict[str, Any]],
-    out: Path,
-    clock: Clock,
-) -> list[dict[str, Any]]:
-    """Return the detections of all chosen images as COCO results."""
-    progress = Progress(f"evaluate on {what.backend}")
-    if artifact is None:
-        outputs = on_ort(what, model=model, split=split, chosen=chosen, clock=clock)
-    else:
-        outputs = on_emulator(
-            what, model=model, artifact=artifact, split=split, chosen=chosen, out=out, clock=clock
-        )
-        progress = Progress("decode", every_s=60)
-    spec = postprocess_spec(model, settings=what.settings)
-    results: list[dict[str, Any]] = []
-    for done, (image, tensors, placed) in enumerate(outputs, start=1):
-        since = time.perf_counter()
-        found = detect(tensors, spec=spec, placed=placed)
-        clock.postprocess_s += time.perf_counter() - since
-        results += to_results(found, image_id=int(image["id"]), categories=split.categories)
-        progress(done, len(chosen))
-    return results
-
-
-def load(path: Path, *, model: Model, clock: Clock) -> tuple[Floats, Any]:
-    """Return the network's input for an image file, and how the image lies in it."""
-    pixels = read_image(path)
-    since = time.perf_counter()
-    image, placed = preprocess(pixels, spec=preprocess_spec(model))
-    clock.preprocess_s += time.perf_counter() - since
-    return image.astype(np.float32), placed
-
-
-def on_ort(
-    what: Evaluation, *, model: Model, split: Split, chosen: Sequence[dict[str, Any]], clock: Clock
-) -> Iterator[tuple[dict[str, Any], dict[str, Floats], Any]]:
-    """Yield (image, outputs, letterbox) from ONNX Runtime, batch 1."""
-    network = OrtNetwork(model, threads=what.threads)
-    for image in chosen:
-        pixels, placed = load(split.file(image), model=model, clock=clock)
-        since = time.perf_counter()
-        outputs = network.run(pixels)
-        clock.network_s += time.perf_counter() - since
-        yield image, outputs, placed
-
-
-def on_emulator(
-    what: Evaluation,
-    *,
-    model: Model,
-    artifact: Artifact,
-    split: Split,
-    chosen: Sequence[dict[str, Any]],
-    out: Path,
-    clock: Clock,
-) -> Iterator[tuple[dict[str, Any], dict[str, Floats], Any]]:
-    """Yield (image, outputs, letterbox) of the compiled artifact.
-
-    What an interrupted run left is not run again.
-    """
+def open_network(what: Evaluation, *, model: Model, truth: Truth, out: Path) -> Network:
+    """Return what runs the model."""
+    if what.backend == "ort":
+        return OnOrt(model, workers=what.threads or available_cores())
+    assert what.compiled is not None
     # The folder's name holds what the outputs depend on beside the artifact: other images get another folder.
-    work = work_path(out) / split.sha256[:16]
-    feeds = {
-        str(image["id"]): (lambda image=image: load(split.file(image), model=model, clock=clock)[0])
-        for image in chosen
-    }
-    since = time.perf_counter()
-    emulate(
-        artifact,
-        images=feeds,
-        work=work,
+    told = next(value for key, value in truth.about().items() if key.endswith("_sha256"))
+    return OnEmulator(
+        open_artifact(what.compiled, model=model),
+        work=work_path(out) / str(told)[:16],
         workers=what.workers,
         limit_s=what.limit_s,
-        progress=Progress("emulate"),
     )
-    clock.network_s += time.perf_counter() - since
-    for image in chosen:
-        tensors = load_outputs(work, str(image["id"]), boundary=artifact.boundary)
-        yield image, tensors, load(split.file(image), model=model, clock=Clock())[1]
 
 
-def record_of(
-    what: Evaluation,
-    *,
-    model: Model,
-    artifact: Artifact | None,
-    split: Split,
-    chosen: Sequence[dict[str, Any]],
-    results: Sequence[dict[str, Any]],
-) -> dict[str, Any]:
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Run:
+    """Images through preprocessing, network and postprocessing."""
+
+    def __init__(self, *, model: Model, truth: Truth, network: Network, settings: Settings) -> None:
+        self.model, self.truth, self.network, self.settings = model, truth, network, settings
+        self.pre = preprocess_spec(model)
+        self.post = postprocess_spec(model, settings=settings)
+        self.placed: dict[int, Placed] = {}
+        self.timed: list[Case] = []
+
+    def all(self, chosen: Sequence[Picture]) -> Rows:
+        """Return what was found in all chosen images."""
+        by_key = {str(picture.id): picture for picture in chosen}
+        feeds = {key: (lambda picture=picture: self.load(picture)) for key, picture in by_key.items()}
+        timed = {picture.id for picture in sample(chosen, TIMED)}
+        progress = Progress(f"evaluate on {self.network.evaluated_on}")
+        rows: dict[int, Rows] = {}
+        for key, values in self.network.outputs(feeds):
+            picture = by_key[key]
+            if picture.id not in self.placed:  # it ran before an interruption
+                self.load(picture)
+            found = postprocess(values, spec=self.post, placed=self.placed[picture.id])
+            rows[picture.id] = self.truth.rows(found, picture=picture)
+            if picture.id in timed:
+                self.timed.append(Case(pixels=read_image(picture.file), values=values))
+            progress(len(rows), len(chosen))
+        return [row for picture in chosen for row in rows[picture.id]]
+
+    def load(self, picture: Picture) -> Floats:
+        """Return the network's input for an image, and keep how the image lies in it."""
+        tensor, self.placed[picture.id] = preprocess(read_image(picture.file), spec=self.pre)
+        return tensor.astype(np.float32, copy=False)
+
+    def host_ms(self) -> dict[str, Any]:
+        """Return what pre- and postprocessing cost here, at a product's threshold, quantized tensors in."""
+        boundary = self.network.boundary
+        return host_cost(
+            self.timed,
+            pre=preprocess_spec(self.model, boundary=boundary),
+            post=postprocess_spec(self.model, boundary=boundary),
+        )
+
+
+def record_of(run: Run, *, chosen: Sequence[Picture], rows: Rows) -> dict[str, Any]:
     """Return what the evaluation found, for people and for the record."""
-    ids = [int(image["id"]) for image in chosen]
-    found = score(split, results, image_ids=ids, detections=what.settings.detections)
-    evaluated = model.path if artifact is None else artifact.folder / artifact.card["binary"]
+    ids = [picture.id for picture in chosen]
+    found = run.truth.score(rows, image_ids=ids)
+    model, network = run.model, run.network
     record: dict[str, Any] = {
         "schema": 1,
-        "evaluated_on": what.backend,
+        "evaluated_on": network.evaluated_on,
+        "task": model.task,
         "images": len(ids),
         "image_ids": ids,
-        "sample": "all" if len(ids) == len(split.images) else "spread evenly over the split",
+        "sample": "all" if len(ids) == len(run.truth.pictures) else "spread evenly over the split",
         "metrics": found.metrics,
         "per_class": found.per_class,
         "model": str(model.path),
         "model_sha256": model.sha256,
-        "artifact": str(evaluated),
-        "sha256": model.sha256 if artifact is None else artifact.card["binary_sha256"],
+        "artifact": str(network.path),
+        "sha256": network.sha256,
         "head": model.head.name,
-        "coco": str(split.path),
-        "coco_sha256": split.sha256,
-        "settings": asdict(what.settings),
+        **run.truth.about(),
+        "settings": asdict(run.settings),
         "tools": toolchain.versions(),
     }
-    if split.fingerprint:
-        record["fingerprint"] = split.fingerprint
-    if artifact is None and not model.quantized:
+    if run.truth.fingerprint:
+        record["fingerprint"] = run.truth.fingerprint
+    if network.evaluated_on == "ort" and not model.quantized:
         record["note"] = FLOAT32_NOTE
     return record
 
 
 def score_on(
-    record: dict[str, Any], *, results: Sequence[dict[str, Any]], image_ids: Sequence[int]
+    record: Mapping[str, Any], *, results: Sequence[dict[str, Any]], image_ids: Sequence[int]
 ) -> dict[str, float]:
-    """Score an evaluation's detections on just the given images, such as the emulator's sample.
+    """Score an evaluation's results on just the given images, such as the emulator's sample.
 
     Raises:
         OptionError: the evaluation did not see one of them.
@@ -248,19 +238,20 @@ def score_on(
         raise OptionError(
             f"{record['model']} was not evaluated on image {unseen[0]} ({len(unseen)} in all are missing)"
         )
+    return truth_of(record).score(results, image_ids=image_ids).metrics
+
+
+def truth_of(record: Mapping[str, Any]) -> Truth:
+    """Open the dataset of an evaluation again."""
+    task = record.get("task", "detect")
+    if task == "semantic":
+        return read_masks(Path(record["data"]), names=record["names"], split=record["split"])
     split = read_split(Path(record["coco"]))
-    return score(split, results, image_ids=image_ids, detections=record["settings"]["detections"]).metrics
+    return Annotated(split=split, detections=record["settings"]["detections"], masks=task == "segment")
 
 
-def per_image_ms(clock: Clock, images: int) -> dict[str, float]:
-    """Return the host's time an image in ms: on this machine's CPU, never the NPU's."""
-    return {
-        name.removesuffix("_s"): round(1000 * seconds / images, 3) for name, seconds in asdict(clock).items()
-    }
-
-
-def detections_path(out: Path) -> Path:
-    """Return where the detections of a record lie: COCO results."""
+def results_path(out: Path) -> Path:
+    """Return where the results of a record lie: COCO results, or for semantic masks a confusion an image."""
     return out.with_name(f"{out.stem}.detections.json")
 
 
@@ -270,7 +261,5 @@ def work_path(out: Path) -> Path:
 
 
 def compact(results: Sequence[dict[str, Any]]) -> str:
-    """Return COCO results as JSON, one detection a line."""
-    import json
-
+    """Return results as JSON, one a line."""
     return "[" + ",\n".join(json.dumps(result, separators=(",", ":")) for result in results) + "]\n"

@@ -207,6 +207,9 @@ def check_head(head: Head, *, shapes: Shapes, classes: int, imgsz: tuple[int, in
         raise MetadataError(
             f"the metadata names output '{missing[0]}', the graph has {', '.join(shapes)}: export again"
         )
+    twice = [name for name in head.outputs if head.outputs.count(name) > 1]
+    if twice:
+        raise MetadataError(f"the metadata names output '{twice[0]}' for two purposes: export again")
     if isinstance(head, SemanticHead) and classes > MAX_CLASSES:
         raise MetadataError(f"{classes} classes of a semantic model, at most {MAX_CLASSES} fit into a mask")
     for name, wanted in expected_shapes(head, classes=classes, imgsz=imgsz, shapes=shapes).items():

@@ -1,4 +1,4 @@
-"""`hexpath-deploy evaluate`: mAP of the exported model, or of the compiled artifact on the emulator."""
+"""`hexpath-deploy evaluate`: accuracy of the exported model, or of the compiled artifact on the emulator."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ from typing import Any
 
 from hexpath_deploy.commands.arguments import add_model
 
+LABELS = {
+    "map50": "mAP50",
+    "map": "mAP50-95",
+    "mask_map50": "mask mAP50",
+    "mask_map": "mask mAP50-95",
+    "miou": "mIoU",
+    "iou": "IoU",
+    "pixel_accuracy": "pixel accuracy",
+}
+
 
 def add_parser(subparsers: Any) -> None:
     """Register the subcommand."""
-    parser = subparsers.add_parser("evaluate", help="score a model on a COCO file")
+    parser = subparsers.add_parser("evaluate", help="score a model on a dataset")
     add_model(parser)
-    parser.add_argument("--coco", required=True, type=Path, metavar="F", help="COCO JSON of the split")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--coco", type=Path, metavar="F", help="COCO JSON of the split: boxes, instance masks")
+    data.add_argument("--data", type=Path, metavar="DATA.yaml", help="images and semantic masks")
+    parser.add_argument("--split", default="val", help="of DATA.yaml (default val)")
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="F", help="JSON to write; detections beside it"
+        "--out", required=True, type=Path, metavar="F", help="JSON to write; what was found beside it"
     )
     parser.add_argument("--backend", default="ort", help="ort (default) or emulator")
     parser.add_argument(
@@ -25,7 +38,9 @@ def add_parser(subparsers: Any) -> None:
         "--images", type=int, metavar="N", help="evenly spread sample (default: all; emulator: 32)"
     )
     parser.add_argument("--workers", type=int, default=2, help="emulator processes (default 2)")
-    parser.add_argument("--threads", type=int, help="of ONNX Runtime (default: all cores)")
+    parser.add_argument(
+        "--threads", type=int, help="images side by side on ONNX Runtime (default: a core each)"
+    )
     parser.add_argument(
         "--time-limit",
         type=float,
@@ -44,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         Evaluation(
             model=args.model,
             coco=args.coco,
+            data=args.data,
+            split=args.split,
             backend=args.backend,
             compiled=args.compiled,
             images=images,
@@ -54,9 +71,14 @@ def run(args: argparse.Namespace) -> int:
         out=args.out,
     )
     for name, figures in {"all": record["metrics"], **record["per_class"]}.items():
-        print(f"{name}: mAP50 {figures['map50']:.4f}, mAP50-95 {figures['map']:.4f}")
+        print(f"{name}: {', '.join(f'{LABELS[key]} {value:.4f}' for key, value in figures.items())}")
     print(
         f"{record['images']} images ({record['sample']}) on {record['evaluated_on']} in "
         f"{record['seconds']:.1f} s"
+    )
+    host = record["host_ms"]
+    print(
+        f"on this CPU ({host['cpu']}): preprocess {host['preprocess']:.2f} ms, postprocess "
+        f"{host['postprocess']:.2f} ms (median)"
     )
     return 0

@@ -236,7 +236,8 @@ class Mask:
 class Detections:
     """`boxes` float32 (N, 4), `scores` float32 (N,), `classes` int64 (N,), best first.
 
-    `coefficients` float32 (N, C) weigh the mask prototypes (C is 0 without masks).
+    `coefficients` float32 (N, C) weigh the mask prototypes (C is 0 without masks); `masks` lie in an image of
+    `shape` (height, width).
     """
 
     boxes: Floats
@@ -244,6 +245,7 @@ class Detections:
     classes: Ints
     coefficients: Floats
     masks: tuple[Mask, ...] = ()
+    shape: tuple[int, int] = (0, 0)
 
     def take(self, index: npt.NDArray[Any]) -> Detections:
         """Return the detections at `index`."""
@@ -280,6 +282,7 @@ def detect(values: Mapping[str, Floats], *, spec: Spec, placed: Placed) -> Detec
         scores=on_canvas.scores,
         classes=on_canvas.classes,
         coefficients=on_canvas.coefficients,
+        shape=placed.original,
     )
     if "prototypes" not in spec:
         return found
