@@ -161,3 +161,9 @@ class TrackingError(DeployError):
     """W&B did not take the results; they stand in results.json as before."""
 
     exit_code: ClassVar[int] = 93
+
+
+class EncodingError(DeployError):
+    """A quantization encoding contradicts the graph that it stands in."""
+
+    exit_code: ClassVar[int] = 94
