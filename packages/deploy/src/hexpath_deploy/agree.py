@@ -7,6 +7,7 @@ ONNX Runtime, and ONNX Runtime against the outputs that the exporting stage reco
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from hexpath_deploy.diagnose import diagnose, explain_encodings
 from hexpath_deploy.errors import AgreementError, StaleArtifactError
 from hexpath_deploy.files import sha256_file, write_json
 from hexpath_deploy.hexagon import toolchain
@@ -33,6 +35,7 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 # Chosen by measurement (README, "Agreement"): 8-bit graphs of trained detectors agree at 33 dB and better,
 # FP16 graphs at 48 dB; a swapped or wrongly scaled tensor falls below 10 dB.
 MIN_SQNR_DB = {8: 20.0, 16: 30.0}
+RECORDED = "recorded.npz"
 PAIRS = {
     "artifact": ("the compiled artifact on the emulator", "the model on ONNX Runtime"),
     "recorded": ("the model on ONNX Runtime", "the recorded simulation"),
@@ -47,11 +50,14 @@ def agree(
     out: Path,
     min_sqnr_db: float | None = None,
     workers: int = 2,
+    verdict_only: bool = False,
 ) -> dict[str, Any]:
     """Compare, write the figures to `out`, and return them.
 
     Raises:
         AgreementError: an output of one comparison is beyond the tolerance; `out` is written all the same.
+        Not
+            with `verdict_only`.
         StaleArtifactError: the artifact or the recording belongs to another model.
     """
     began = time.monotonic()
@@ -67,6 +73,7 @@ def agree(
         name: compare_all(*pair, encodings=encodings, least=min_sqnr_db) for name, pair in pairs.items()
     }
     failures = [explain(name, row, path) for name, rows in outputs.items() for row in rows if not row["pass"]]
+    cause = cause_of(model, images=images, pairs=pairs, least=min_sqnr_db) if failures else ""
     record = {
         "schema": 1,
         "verdict": "fail" if failures else "pass",
@@ -79,10 +86,70 @@ def agree(
         "seconds": round(time.monotonic() - began, 2),
         "tools": toolchain.versions(),
     }
+    if cause:
+        record["cause"] = cause
     write_json(out, record)
-    if failures:
-        raise AgreementError(f"{len(failures)} outputs disagree; {failures[0]}; all figures are in {out}")
+    if failures and not verdict_only:
+        told = f"; cause: {cause}" if cause else ""
+        raise AgreementError(
+            f"{len(failures)} outputs disagree; {failures[0]}{told}; all figures are in {out}"
+        )
     return record
+
+
+def cause_of(
+    model: Model,
+    *,
+    images: Floats,
+    pairs: Mapping[str, tuple[Outputs, Outputs]],
+    least: float | None = None,
+) -> str:
+    """Return why a pair disagrees, or an empty text.
+
+    First what makes ONNX Runtime's outputs agree with the other side, then encodings that cannot hold their
+    values.
+    """
+    proto = load_onnx(model.path)
+    encodings = quantize_io(load_onnx(model.path)).outputs
+
+    def agrees(name: str, first: Floats, second: Floats) -> bool:
+        row = compare(second, first, name=name, encoding=encodings.get(name), least=least)
+        return bool(row["pass"])
+
+    for name, (first, second) in pairs.items():
+        ort, other = (first, second) if name == "artifact" else (second, first)
+        cause = diagnose(
+            ort, other, agrees=agrees, images=images, run=lambda changed: run_ort(model, changed)
+        )
+        if cause:
+            return f"{PAIRS[name][0]} agrees with {PAIRS[name][1]} if one assumes that {cause}"
+    return explain_encodings(proto, images) if model.quantized else ""
+
+
+def verify_pair(model: Model) -> None:
+    """Hold the model against the `recorded.npz` beside it, if there is one, before anything is built on it.
+
+    A disagreement whose cause is found is an error, one that nothing explains a warning: `agree` has the
+    last word.
+
+    Raises:
+        AgreementError: names the cause.
+        StaleArtifactError: the recording belongs to another model.
+    """
+    recorded = model.path.parent / RECORDED
+    if not recorded.is_file():
+        return
+    images, simulated = read_recorded(recorded, model=model)
+    images, simulated = images[:1], {name: value[:1] for name, value in simulated.items()}
+    reference = run_ort(model, images)
+    encodings = quantize_io(load_onnx(model.path)).outputs
+    rows = compare_all(simulated, reference, encodings=encodings, least=None)
+    bad = [explain("recorded", row, model.path) for row in rows if not row["pass"]]
+    if not bad:
+        return
+    if cause := cause_of(model, images=images, pairs={"recorded": (simulated, reference)}):
+        raise AgreementError(f"{bad[0]}; cause: {cause}")
+    print(f"hexpath-deploy: warning: {bad[0]}", file=sys.stderr)
 
 
 def read_recorded(path: Path, *, model: Model) -> tuple[Floats, dict[str, Floats]]:

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from hexpath_deploy.agree import verify_pair
 from hexpath_deploy.coco import Annotated, read_split
+from hexpath_deploy.diagnose import check_class_order
 from hexpath_deploy.errors import OptionError, nearest
 from hexpath_deploy.files import write_atomic, write_json
 from hexpath_deploy.hexagon import toolchain
@@ -73,10 +75,13 @@ def evaluate(what: Evaluation, *, out: Path, network: Network | None = None) -> 
     model = read_model(what.model)
     truth = open_truth(what, model=model)
     warn_other_data(model, truth)
+    verify_pair(model)
     chosen = sample(truth.pictures, what.images)
     network = network or open_network(what, model=model, truth=truth, out=out)
     run = Run(model=model, truth=truth, network=network, settings=what.settings)
     rows = run.all(chosen)
+    if isinstance(truth, Annotated):
+        check_class_order(truth.split, rows, image_ids=[picture.id for picture in chosen])
     record = record_of(run, chosen=chosen, rows=rows)
     record |= {
         "detections": results_path(out).name,

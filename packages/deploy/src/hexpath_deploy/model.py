@@ -16,6 +16,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from hexpath_deploy.errors import DynamicShapeError, MetadataError, UnreadableModelError, nearest
 from hexpath_deploy.files import sha256_file
 from hexpath_deploy.heads import Head, PlainHead, check_head, check_task, parse_head
+from hexpath_deploy.sanity import check_sanity
 
 TASKS = ("detect", "segment", "semantic")
 RESIZES = ("letterbox", "stretch")
@@ -62,6 +63,7 @@ def read_model(path: Path) -> Model:
         UnreadableModelError: no such file, empty, or no ONNX.
         DynamicShapeError: a dimension of an input or output is not fixed.
         MetadataError: the metadata is missing, unreadable, or contradicts the graph.
+        EncodingError: a quantization encoding contradicts the graph.
     """
     proto = load_onnx(path)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
@@ -73,6 +75,7 @@ def read_model(path: Path) -> Model:
     head = read_head(metadata, shapes)
     check_task(head, metadata["task"])
     check_head(head, shapes=shapes, classes=len(names), imgsz=imgsz)
+    check_sanity(proto, metadata)
     return Model(
         path=path,
         sha256=sha256_file(path),

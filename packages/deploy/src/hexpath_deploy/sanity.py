@@ -1,6 +1,7 @@
 """Does a model's graph do what its metadata and its own encodings say? Checked whenever a model is read.
 
-What is found here without running anything: a plan that the graph does not follow, a scale that contradicts its
+What is found here without running anything: a plan that the graph does not follow, a scale that contradicts
+its
 neighbours, a stride or class list that cannot be. What takes a run to find is in `diagnose`.
 """
 
@@ -39,7 +40,7 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A Quantize or Dequantize node: what it reads and writes, and its encoding. `weight`: it reads a constant."""
+    """A Quantize or Dequantize node with its encoding. `weight`: it reads a constant."""
 
     node: onnx.NodeProto
     scale: Array
@@ -78,7 +79,7 @@ class Graph:
 
     @cached_property
     def encoded(self) -> dict[str, Encoded]:
-        """Quantize and Dequantize nodes by the tensor that they write, as far as their encodings are constants."""
+        """Quantize and Dequantize nodes with constant encodings, by the tensor that they write."""
         found = {}
         for node in self.nodes:
             if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
@@ -135,7 +136,8 @@ def check_stride(metadata: Mapping[str, str]) -> None:
         return  # not told, or told badly: reading the head says so
     if levels and max(levels) != stride:
         raise MetadataError(
-            f"metadata 'stride' is {stride}, but the deepest level of hexpath.outputs has stride {max(levels)}: "
+            f"metadata 'stride' is {stride}, but the deepest level of hexpath.outputs has stride "
+            f"{max(levels)}: "
             "one of them is another model's"
         )
 
@@ -166,7 +168,8 @@ def check_pairs(graph: Graph) -> None:
                 )
             if not np.array_equal(each.zero_point, other.zero_point):
                 raise EncodingError(
-                    f"'{each.tensor}' is quantized with zero point {each.zero_point.ravel()[0]} and restored with "
+                    f"'{each.tensor}' is quantized with zero point {each.zero_point.ravel()[0]} and "
+                    "restored with "
                     f"{other.zero_point.ravel()[0]}: a wrong offset in its encoding, export again"
                 )
 
@@ -183,8 +186,10 @@ def check_biases(graph: Graph) -> None:
         if not same(bias.scale, wanted):
             ratio = float(np.median(bias.scale.astype(np.float64) / wanted))
             raise EncodingError(
-                f"{node.op_type} '{node.name}': the scale of its bias is {ratio:.4g} times input scale x weight "
-                f"scale, expected 1: a wrong scale in the encoding of '{image.tensor}' or '{weight.tensor}'; the "
+                f"{node.op_type} '{node.name}': the scale of its bias is {ratio:.4g} times input scale x "
+                "weight "
+                f"scale, expected 1: a wrong scale in the encoding of '{image.tensor}' or "
+                f"'{weight.tensor}'; the "
                 "NPU computes something else than ONNX Runtime, quantize again"
             )
 
@@ -219,28 +224,34 @@ def check_plan(graph: Graph, metadata: Mapping[str, str]) -> None:
 
 def check_uniform(graph: Graph, *, plan: str, activations: int, weights: int) -> None:
     """Every activation and weight has at least the plan's bits, and most have exactly these."""
-    kinds = {"activations": (activations, list(activation_bits(graph))), "weights": (weights, list(weight_bits(graph)))}
+    kinds = {
+        "activations": (activations, list(activation_bits(graph))),
+        "weights": (weights, list(weight_bits(graph))),
+    }
     for kind, (wanted, found) in kinds.items():
         narrow = [(name, bits) for name, bits in found if bits < wanted]
         counts = Counter(bits for _, bits in found)
         if found and counts.most_common(1)[0][0] != wanted:
             raise MetadataError(
-                f"metadata 'hexpath.plan' is '{plan}', but {counts.most_common(1)[0][1]} of {len(found)} {kind} of "
-                f"the graph have {counts.most_common(1)[0][0]} bits: the plan's name is wrong, or the export is"
+                f"metadata 'hexpath.plan' is '{plan}', but {counts.most_common(1)[0][1]} of {len(found)} "
+                f"{kind} of "
+                f"the graph have {counts.most_common(1)[0][0]} bits: the plan's name is wrong, or the "
+                "export is"
             )
         if narrow:
             raise MetadataError(
-                f"metadata 'hexpath.plan' is '{plan}', but '{narrow[0][0]}' has {narrow[0][1]} bits, not {wanted} "
+                f"metadata 'hexpath.plan' is '{plan}', but '{narrow[0][0]}' has {narrow[0][1]} bits, not "
+                f"{wanted} "
                 f"({len(narrow)} of {len(found)} {kind} are too narrow): export again"
             )
 
 
 def activation_bits(graph: Graph) -> Iterator[tuple[str, int]]:
-    """Yield quantized activations with their bits; not the second operand of a MatMul, which HTP takes at 8."""
+    """Yield quantized activations with their bits; not a MatMul's second operand, which HTP takes at 8."""
     for name, each in graph.encoded.items():
-        if each.node.op_type == "QuantizeLinear" and not each.weight and not is_second_factor(graph, name):
-            if each.node.input[0] not in graph.constants:
-                yield each.tensor, each.bits
+        quantizes = each.node.op_type == "QuantizeLinear" and each.node.input[0] not in graph.constants
+        if quantizes and not each.weight and not is_second_factor(graph, name):
+            yield each.tensor, each.bits
 
 
 def is_second_factor(graph: Graph, name: str) -> bool:
@@ -300,7 +311,8 @@ def check_regions(graph: Graph, *, regions: Mapping[str, str], nodes: Mapping[st
         for kind, name, bits in inside(graph, node=node, region=region, nodes=nodes):
             if bits < need.get(kind, 32):
                 raise MetadataError(
-                    f"region '{region}' is {plan} by the metadata's plan, but {kind} '{name}' of {node.op_type} "
+                    f"region '{region}' is {plan} by the metadata's plan, but {kind} '{name}' of "
+                    f"{node.op_type} "
                     f"'{node.name}' has {bits} bits: a layer was quantized silently, export again"
                 )
 
@@ -308,7 +320,7 @@ def check_regions(graph: Graph, *, regions: Mapping[str, str], nodes: Mapping[st
 def inside(
     graph: Graph, *, node: onnx.NodeProto, region: str, nodes: Mapping[str, str]
 ) -> Iterator[tuple[str, str, int]]:
-    """Yield (kind, tensor, bits) of a node's quantized weights, and of its outputs that stay in the region."""
+    """Yield (kind, tensor, bits) of a node's weights, and of its outputs that stay in the region."""
     for name in node.input[1:2] if node.op_type in WEIGHTED else []:
         each = graph.encoded.get(name)
         if each is not None and each.weight:
@@ -316,7 +328,11 @@ def inside(
     for output in node.output:
         for reader in graph.readers.get(output, []):
             each = graph.encoded.get(reader.output[0])
-            if reader.op_type == "QuantizeLinear" and each is not None and not is_second_factor(graph, reader.output[0]):
+            if (
+                reader.op_type == "QuantizeLinear"
+                and each is not None
+                and not is_second_factor(graph, reader.output[0])
+            ):
                 users = list(users_of(graph, reader.output[0]))
                 if users and all(nodes.get(user.name) == region for user in users):
                     yield "activation", output, each.bits

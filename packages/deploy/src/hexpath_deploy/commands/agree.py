@@ -27,6 +27,11 @@ def add_parser(subparsers: Any) -> None:
         help="lowest SQNR that passes (default: 20 for 8-bit outputs, 30 for 16-bit and float)",
     )
     parser.add_argument("--workers", type=int, default=2, help="emulator processes (default 2)")
+    parser.add_argument(
+        "--verdict-only",
+        action="store_true",
+        help="exit 0 when outputs disagree; the verdict stands in the file",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,9 +45,13 @@ def run(args: argparse.Namespace) -> int:
         out=args.out,
         min_sqnr_db=args.min_sqnr_db,
         workers=args.workers,
+        verdict_only=args.verdict_only,
     )
     for pair, rows in record["comparisons"].items():
         for row in rows:
+            if "problem" in row:
+                print(f"{pair} {row['name']}: {row['problem']}")
+                continue
             figure = f"{row['sqnr_db']:.1f} dB" if "sqnr_db" in row else "identical"
             print(
                 f"{pair} {row['name']}: {figure}, cosine {row['cosine']:.6f}, at most "

@@ -21,6 +21,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile and print a summary."""
+    from hexpath_deploy.agree import verify_pair
     from hexpath_deploy.hexagon.local import compile_model
     from hexpath_deploy.hexagon.options import choose
     from hexpath_deploy.hexagon.toolchain import require
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = target(args.target)
     require()
     model = read_model(args.model)
+    verify_pair(model)
     options = choose(model, wanted, io=args.io, optimization=args.optimization, fp16=args.fp16)
     card = compile_model(model, target=wanted, options=options, out=args.out, limit_s=args.time_limit)
     print(

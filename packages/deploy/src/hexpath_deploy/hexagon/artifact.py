@@ -12,8 +12,8 @@ import onnx
 from hexpath_deploy.errors import StaleArtifactError
 from hexpath_deploy.files import read_json, sha256_file
 from hexpath_deploy.hexagon.local import CARD
-from hexpath_deploy.io import Boundary, read_boundary
-from hexpath_deploy.model import Model
+from hexpath_deploy.io import Boundary, Encoding, quantize_io, read_boundary
+from hexpath_deploy.model import Model, load_onnx
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,7 @@ def open_artifact(folder: Path, *, model: Model) -> Artifact:
     metadata = {entry.key: entry.value for entry in wrapper.metadata_props}
     if metadata.get("hexpath.source_sha256") != model.sha256:
         raise StaleArtifactError(f"{context} wraps another model than {model.path}: compile it again")
+    check_boundary(read_boundary(metadata), model=model, context=context)
     return Artifact(
         folder=folder,
         context=context,
@@ -67,3 +68,30 @@ def open_artifact(folder: Path, *, model: Model) -> Artifact:
         soc_model=int(card["soc_model"]),
         card=card,
     )
+
+
+def check_boundary(found: Boundary, *, model: Model, context: Path) -> None:
+    """Hold the scales at the artifact's border against the model's: a wrong one scales an output silently.
+
+    Raises:
+        StaleArtifactError: names the tensor.
+    """
+    if not found:
+        return
+    wanted = quantize_io(load_onnx(model.path))
+    for side in ("inputs", "outputs"):
+        ours, theirs = getattr(wanted, side), getattr(found, side)
+        for name in sorted({*ours, *theirs}):
+            if ours.get(name) != theirs.get(name):
+                raise StaleArtifactError(
+                    f"{context}: the encoding of '{name}' in hexpath.boundary is {told(theirs.get(name))}, "
+                    "the model "
+                    f"says {told(ours.get(name))}: a wrong scale or zero point, compile it again"
+                )
+
+
+def told(encoding: Encoding | None) -> str:
+    """Return an encoding as text."""
+    if encoding is None:
+        return "float"
+    return f"{encoding.dtype} with scale {encoding.scale:.6g} and zero point {encoding.zero_point}"

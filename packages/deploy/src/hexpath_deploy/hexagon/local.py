@@ -19,8 +19,9 @@ from hexpath_deploy.hexagon.census import float_islands, read_census
 from hexpath_deploy.hexagon.estimate import Estimate, read_estimate
 from hexpath_deploy.hexagon.job import Job, run_job
 from hexpath_deploy.hexagon.options import Options, prepare, provider_options
+from hexpath_deploy.hexagon.precision import check_precision, warn_narrowed
 from hexpath_deploy.io import Boundary, set_metadata
-from hexpath_deploy.model import Model
+from hexpath_deploy.model import Model, load_onnx
 from hexpath_deploy.targets import Target
 
 CONTEXT, BINARY, DLC, CARD, GRAPH = (
@@ -75,8 +76,10 @@ def compile_model(
         keep_context(made, model=model, boundary=boundary, folder=folder)
         keep_dlc(bench.run("dlc"), model=model, folder=folder)
         ops = read_census(made / "graph")
+        found = check_precision(folder / GRAPH, proto=load_onnx(model.path))
+        warn_narrowed(found, path=model.path)
         card = card_of(bench, ops=ops, boundary=boundary, folder=folder, seconds=time.monotonic() - began)
-        write_json(folder / CARD, card)
+        write_json(folder / CARD, card | {"narrowed": found})
     return card
 
 
