@@ -195,7 +195,7 @@ def make(name: str, facts: dict[str, Any], *, base: str, args: argparse.Namespac
 def fill_context(folder: Path, name: str, facts: dict[str, Any], *, args: argparse.Namespace) -> str:
     """Put together what the build may see; returns the build argument QAIRT."""
     shutil.copyfile(DOCKER / f"{name}.Dockerfile", folder / "Dockerfile")
-    shutil.copyfile(DOCKER / "locks" / f"{name}.txt", folder / "requirements.txt")
+    (folder / "requirements.txt").write_text(without_comments(DOCKER / "locks" / f"{name}.txt"))
     shutil.copyfile(DOCKER / "smoke" / f"{name}.py", folder / "smoke.py")
     for package in facts["packages"]:
         source = str(REPO / "packages" / package)
@@ -209,6 +209,12 @@ def fill_context(folder: Path, name: str, facts: dict[str, Any], *, args: argpar
         return args.qairt or ""
     link_or_copy(Path(args.qairt).resolve(), folder / "qairt" / "sdk.zip")
     return "sdk.zip"
+
+
+def without_comments(lock: Path) -> str:
+    """A lock as pip reads it: one made again to the same pins builds no layer again."""
+    lines = lock.read_text().splitlines()
+    return "".join(f"{line}\n" for line in lines if not line.lstrip().startswith("#"))
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -24,6 +24,7 @@ PYTHON = "python" if IMAGES else shlex.quote(sys.executable)
 
 sys.path.insert(0, str(HERE))
 import containers
+import mounts
 
 # The image of a stage, the packages whose source it runs; every other stage is hexpath-deploy's.
 STAGES = {
@@ -56,8 +57,8 @@ def source(kind):
 
 def state(data_yaml):
     """Names, sizes and dates of a user's dataset: a changed image or label reruns the checks."""
-    folder = Path(data_yaml).parent
-    rows = (f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in sorted(folder.rglob("*")) if p.is_file())
+    files = sorted({p for folder in mounts.dataset_folders(Path(data_yaml)) for p in folder.rglob("*")})
+    rows = (f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files if p.is_file())
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
 
