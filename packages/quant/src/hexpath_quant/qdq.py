@@ -28,6 +28,9 @@ SHAPE_INPUTS = {
     "Clip": (1, 2),
 }
 BIASED = ("Conv", "ConvTranspose", "Gemm")
+# Tried with QAIRT 2.51: an activation of these behind one of those is one operator of the NPU.
+FUSING = ("Conv", "ConvTranspose", "Gemm", "Add")
+ACTIVATIONS = ("Relu", "Clip")
 
 
 class Graph:
@@ -88,11 +91,11 @@ def check_no_islands(graph: Graph) -> None:
         found += 1
         skip = SHAPE_INPUTS.get(node.op_type, ())
         for index, name in enumerate(node.input):
-            if name and index not in skip and getattr(graph.maker.get(name), "op_type", None) != DEQUANTIZE:
+            if name and index not in skip and not is_quantized(graph, name):
                 raise ExportError(
                     f"float island: {node.op_type} '{node.name}' reads '{name}', which is not quantized"
                 )
-        for name in node.output:
+        for name in [] if is_fused(graph, node) else node.output:
             if any(reader.op_type != QUANTIZE for reader in graph.readers.get(name, [])) or _is_output(
                 graph, name
             ):
@@ -101,6 +104,22 @@ def check_no_islands(graph: Graph) -> None:
                 )
     if not found:
         raise ExportError("the exported graph has no operator")
+
+
+def is_quantized(graph: Graph, name: str) -> bool:
+    """Whether a tensor comes from a DequantizeLinear, or exists inside of a fused operator only."""
+    maker = graph.maker.get(name)
+    return maker is not None and (maker.op_type == DEQUANTIZE or is_fused(graph, maker))
+
+
+def is_fused(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether HTP computes ``node`` and the activation behind it as one operator, no tensor between."""
+    readers = graph.readers.get(node.output[0], [])
+    return (
+        node.op_type in FUSING
+        and [reader.op_type in ACTIVATIONS for reader in readers] == [True]
+        and not _is_output(graph, node.output[0])
+    )
 
 
 def check_bias_scales(graph: Graph) -> None:

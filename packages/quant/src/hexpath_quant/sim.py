@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hexpath_quant.errors import CalibrationError, TraceError, WeightsError
 from hexpath_quant.plans import Plan
+from hexpath_quant.qdq import ACTIVATIONS
 
 HEXAGON_CONFIG = "htp_quantsim_config_v73.json"  # v73 to v85 differ only in name
 
@@ -78,6 +79,9 @@ def hexagon_config(plan: Plan) -> dict[str, Any]:
     for rule in config["op_type"].values():
         if "per_channel_quantization" in rule:
             rule["per_channel_quantization"] = str(plan.per_channel)
+    # AIMET's other groups (LeakyRelu, PRelu, ...) leave a float tensor that the compiler refuses.
+    groups = config["supergroups"]
+    config["supergroups"] = [group for group in groups if group["op_list"][-1] in ACTIVATIONS]
     return config
 
 
