@@ -162,9 +162,10 @@ def test_an_empty_folder_and_a_leftover_partial_are_taken(tmp_path: Path) -> Non
         ({"size": 330}, "size is 330; give a multiple of 32 in 64 to 2048, nearest 320"),
         ({"seed": -2}, "seed is -2"),
         ({"workers": 0}, "workers is 0"),
+        ({"labels": "masks"}, r"labels is 'masks'; there are: boxes, segments"),
     ],
 )
-def test_parameters_out_of_range(tmp_path: Path, change: dict[str, int], message: str) -> None:
+def test_parameters_out_of_range(tmp_path: Path, change: dict[str, int | str], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         generate(tmp_path / "set", **{**SMALL, **change})
     assert not list(tmp_path.iterdir())

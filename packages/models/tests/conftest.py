@@ -21,14 +21,16 @@ from PIL import Image, ImageDraw
 from hexpath_models.checkpoint import CheckpointCard, save_checkpoint
 from hexpath_models.cli import main
 from hexpath_models.registry import build, find_model
-from hexpath_models.tasks import yolo_detect
+from hexpath_models.tasks import yolo
 
 NAMES = {0: "red", 1: "blue"}
 COLORS = [(220, 40, 40), (40, 60, 230)]
 
 
-def write_dataset(root: Path, *, train: int = 16, val: int = 8, size: int = 64) -> Path:
-    """Write images with two rectangles each, and return data.yaml."""
+def write_dataset(
+    root: Path, *, train: int = 16, val: int = 8, size: int = 64, outlines: bool = False
+) -> Path:
+    """Write images with two rectangles each, and return data.yaml; outlines: labels are polygons."""
     numbers = random.Random(0)
     for split, count in (("train", train), ("val", val)):
         for kind in ("images", "labels"):
@@ -40,7 +42,10 @@ def write_dataset(root: Path, *, train: int = 16, val: int = 8, size: int = 64) 
                 label, w, h = numbers.randrange(2), numbers.randint(12, 24), numbers.randint(12, 24)
                 x, y = numbers.randint(0, size - w), numbers.randint(0, size - h)
                 ImageDraw.Draw(image).rectangle([x, y, x + w - 1, y + h - 1], fill=COLORS[label])
-                lines.append(f"{label} {(x + w / 2) / size} {(y + h / 2) / size} {w / size} {h / size}")
+                box = [x + w / 2, y + h / 2, w, h]
+                corners = [x, y, x + w, y, x + w, y + h, x, y + h]
+                values = [value / size for value in (corners if outlines else box)]
+                lines.append(" ".join(map(str, [label, *values])))
             image.save(root / "images" / split / f"{index:03}.png")
             (root / "labels" / split / f"{index:03}.txt").write_text("\n".join(lines))
     data = root / "data.yaml"
@@ -81,23 +86,50 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A yolo11n that finds most rectangles, trained with the task's own batches and loss."""
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
-    model = build(find_model("yolo11n"), names=NAMES)
-    save_checkpoint(path, model, card=make_card())
-    task = yolo_detect(checkpoint=path, data=data)
+    return trained(path, data=data, name="yolo11n")
+
+
+@pytest.fixture(scope="session")
+def outlines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images, labelled by polygons."""
+    return write_dataset(tmp_path_factory.mktemp("outlines"), outlines=True)
+
+
+@pytest.fixture(scope="session")
+def mask_checkpoint(tmp_path_factory: pytest.TempPathFactory, outlines: Path) -> Path:
+    """A yolo11n-seg that finds most rectangles."""
+    path = tmp_path_factory.mktemp("masks") / "model.safetensors"
+    return trained(path, data=outlines, name="yolo11n-seg")
+
+
+@pytest.fixture(scope="session")
+def free_checkpoint(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A yolo26n whose one-to-one branch finds some rectangles."""
+    path = tmp_path_factory.mktemp("free") / "model.safetensors"
+    return trained(path, data=data, name="yolo26n")
+
+
+def trained(path: Path, *, data: Path, name: str, epochs: int = 24) -> Path:
+    """Write a checkpoint that has learned some of the rectangles, with the task's own batches and loss."""
+    torch.manual_seed(0)
+    known = find_model(name)
+    card = make_card(arch=name, task=known.task, reg_max=known.reg_max)
+    model = build(known, names=NAMES)
+    save_checkpoint(path, model, card=card)
+    task = yolo(checkpoint=path, data=data)
     network = task.float_model().train()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.1
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
-    for epoch in range(24):
+    for epoch in range(epochs):
         for batch in task.training(batch=8, epoch=epoch, seed=0):
             optimizer.zero_grad()
             task.loss(network(task.images(batch)), batch).backward()
             optimizer.step()
     model.load_state_dict(network.state_dict(), strict=False)
-    save_checkpoint(path, model, card=make_card())
+    save_checkpoint(path, model, card=card)
     return path
 
 

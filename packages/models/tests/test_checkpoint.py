@@ -101,6 +101,30 @@ def test_other_task(path: Path) -> None:
     with pytest.raises(
         errors.WrongTaskError, match="is a checkpoint for 'segment', this needs one for 'detect'"
     ):
+        load_checkpoint(path, task="detect")
+    rewrite(path, metadata={"task": "pose"})
+    with pytest.raises(errors.WrongTaskError, match="for 'pose', this needs one for 'detect' or 'segment'"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ([-1, 1, "Path", ["x"]], "asks for the layer 'Path', which is no layer of a YOLO network"),
+        ([-1, 1, "torchvision.ops.Permute", []], "asks for the layer 'torchvision"),
+        ([-1, 1, "Conv", ["__import__('os')"]], r"layer 'Conv' has the argument .*; not built"),
+    ],
+)
+def test_architectures_name_nothing_but_layers(path: Path, layer: list[object], message: str) -> None:
+    rewrite(path, metadata={"architecture": json.dumps({"backbone": [layer], "head": []})})
+    with pytest.raises(errors.UnsafeFileError, match=message):
+        load_checkpoint(path)
+
+
+def test_architectures_run_no_activation(path: Path) -> None:
+    content = {"backbone": [], "head": [], "activation": "__import__('os').system('true')"}
+    rewrite(path, metadata={"architecture": json.dumps(content)})
+    with pytest.raises(errors.UnsafeFileError, match="asks for the activation"):
         load_checkpoint(path)
 
 

@@ -10,11 +10,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from conftest import NAMES, make_card, randomize_statistics
 
 from hexpath_models import errors
 from hexpath_models import export as export_module
+from hexpath_models.checkpoint import save_checkpoint
 from hexpath_models.export import check, export
 from hexpath_models.prepare import Head
+from hexpath_models.registry import MODELS, build, find_model
 
 SHAPES = {
     Head.RAW: {
@@ -103,3 +106,45 @@ def test_refused_export_leaves_nothing(
 def test_other_image_size(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     result = export(checkpoint=checkpoint, data=data, head=Head.RAW, out=tmp_path / "out", size="64x96")
     assert result.outputs["boxes_8"] == (1, 64, 8, 12)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_the_file_of_every_scale_computes_what_torch_does(
+    name: str, data: Path, outlines: Path, tmp_path: Path
+) -> None:
+    card = find_model(name)
+    model = build(card, names=NAMES)
+    randomize_statistics(model)
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model, card=make_card(arch=name, task=card.task, reg_max=card.reg_max))
+    labels = outlines if card.task == "segment" else data
+    result = export(checkpoint=path, data=labels, head=Head.RAW, out=tmp_path / "out")
+    assert result.deviation < 1e-4
+
+
+def test_metadata_of_masks(mask_checkpoint: Path, outlines: Path, tmp_path: Path) -> None:
+    result = export(checkpoint=mask_checkpoint, data=outlines, head=Head.RAW, out=tmp_path / "out")
+    assert result.outputs["masks_8"] == (1, 32, 8, 8)
+    assert result.outputs["prototypes"] == (1, 32, 16, 16)
+    found = {entry.key: entry.value for entry in onnx.load(result.path).metadata_props}
+    outputs = json.loads(found["hexpath.outputs"])
+    assert (found["task"], found["hexpath.model"]) == ("segment", "yolo11n-seg")
+    assert outputs["levels"][0] == {
+        "stride": 8,
+        "boxes": "boxes_8",
+        "scores": "scores_8",
+        "masks": "masks_8",
+    }
+    assert (outputs["prototypes"], outputs["nms"]) == ("prototypes", True)
+
+
+@pytest.mark.parametrize(("branch", "nms"), [("", False), ("one-to-many", True)])
+def test_metadata_of_branches(
+    free_checkpoint: Path, data: Path, tmp_path: Path, branch: str, nms: bool
+) -> None:
+    result = export(checkpoint=free_checkpoint, data=data, head=Head.RAW, out=tmp_path / "out", branch=branch)
+    assert result.outputs["boxes_8"] == (1, 4, 8, 8)
+    found = {entry.key: entry.value for entry in onnx.load(result.path).metadata_props}
+    outputs = json.loads(found["hexpath.outputs"])
+    assert (outputs["reg_max"], outputs["nms"]) == (1, nms)
+    assert outputs["head"] == ("one-to-many" if nms else "one-to-one")

@@ -15,8 +15,11 @@ from torch import nn
 
 from hexpath_models import errors
 from hexpath_models.checkpoint import load_checkpoint
+from hexpath_models.dataset import read_dataset
+from hexpath_models.export import export
 from hexpath_models.importing import import_checkpoint
-from hexpath_models.registry import build, find_model
+from hexpath_models.prepare import Head
+from hexpath_models.registry import build, build_network, find_model
 
 
 def as_ultralytics_saves(model: nn.Module) -> dict[str, object]:
@@ -115,16 +118,71 @@ def test_plain_state_dict_holds_no_model(tmp_path: Path) -> None:
 
 
 def test_other_task(tmp_path: Path) -> None:
-    from ultralytics.nn.tasks import SegmentationModel
+    from ultralytics.nn.tasks import PoseModel
 
-    torch.save({"model": SegmentationModel("yolo11n-seg.yaml", nc=2, verbose=False)}, tmp_path / "m.pt")
-    with pytest.raises(errors.WrongTaskError, match="holds a SegmentationModel, this needs a DetectionModel"):
+    torch.save({"model": PoseModel("yolo11n-pose.yaml", nc=1, verbose=False)}, tmp_path / "m.pt")
+    expected = "holds a PoseModel, this needs a DetectionModel or a SegmentationModel"
+    with pytest.raises(errors.WrongTaskError, match=expected):
         import_checkpoint(tmp_path / "m.pt", out=tmp_path / "out")
 
 
-def test_other_detector(tmp_path: Path) -> None:
+OTHERS = ["yolov5n", "yolov8n", "yolov8n-seg", "yolov9t", "yolov10n", "yolo11n-seg", "yolo26n", "yolo26n-seg"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_family_comes_in_and_is_exported(tmp_path: Path, data: Path, outlines: Path, name: str) -> None:
+    task = "segment" if name.endswith("-seg") else "detect"
+    model = build_network(f"{name}.yaml", task=task, names=NAMES)
+    randomize_statistics(model)
+    model.args = {"imgsz": 90}
+    torch.save(as_ultralytics_saves(model), tmp_path / "best.pt")
+    out, labels = tmp_path / "model.safetensors", outlines if task == "segment" else data
+    card = import_checkpoint(tmp_path / "best.pt", out=out)
+    assert (card.arch, card.task, card.names, card.image_size) == (name, task, NAMES, (96, 96))
+    loaded = load_checkpoint(out)[0].state_dict()
+    assert all(
+        torch.equal(loaded[key], tensor.to(loaded[key].dtype)) for key, tensor in model.state_dict().items()
+    )
+    card = import_checkpoint(tmp_path / "best.pt", out=out, size=(64, 96), dataset=read_dataset(labels))
+    assert (card.image_size, card.fingerprint) == ((64, 96), "sha256:test")
+    result = export(checkpoint=out, data=labels, head=Head.RAW, out=tmp_path / "export")
+    assert result.outputs["boxes_8"][2:] == (8, 12)
+
+
+def test_a_family_that_cannot_be_deployed_says_so(tmp_path: Path) -> None:
+    model = build_network("yolo12n.yaml", task="detect", names=NAMES)
+    torch.save({"model": model}, tmp_path / "m.pt")
+    with pytest.raises(errors.PreparationError, match="the block A2C2f has no static form here"):
+        import_checkpoint(tmp_path / "m.pt", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_architecture_keeps_its_own(tmp_path: Path) -> None:
+    from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+    content = yaml_model_load("yolo11n.yaml") | {"scales": {"n": [0.5, 0.125, 1024]}}
+    model = DetectionModel(content, nc=2, verbose=False)
+    model.names = NAMES
+    torch.save({"model": model}, tmp_path / "m.pt")
+    card = import_checkpoint(tmp_path / "m.pt", out=tmp_path / "out")
+    assert card.arch == "yolo11n-changed"
+    assert load_checkpoint(tmp_path / "out")[0].state_dict().keys() == model.state_dict().keys()
+
+
+def test_other_channels_and_unknown_origin(tmp_path: Path) -> None:
     from ultralytics.nn.tasks import DetectionModel
 
-    torch.save({"model": DetectionModel("yolov8n.yaml", nc=2, verbose=False)}, tmp_path / "m.pt")
-    with pytest.raises(errors.ForeignFileError, match="is none of yolo11n, yolo11s"):
+    model = DetectionModel("yolo11n.yaml", ch=4, nc=2, verbose=False)
+    torch.save({"model": model}, tmp_path / "m.pt")
+    with pytest.raises(errors.ForeignFileError, match="takes images of 4 channels, this needs"):
         import_checkpoint(tmp_path / "m.pt", out=tmp_path / "out")
+    model.yaml = {}
+    torch.save({"model": model}, tmp_path / "m.pt")
+    with pytest.raises(errors.ForeignFileError, match="does not say of which architecture it is"):
+        import_checkpoint(tmp_path / "m.pt", out=tmp_path / "out")
+
+
+def test_classes_of_other_data(tmp_path: Path, data: Path) -> None:
+    torch.save({"model": build(find_model("yolo11n"), names={0: "one"})}, tmp_path / "m.pt")
+    with pytest.raises(errors.ClassMismatchError, match="has 2 classes, .* on 1"):
+        import_checkpoint(tmp_path / "m.pt", out=tmp_path / "out", dataset=read_dataset(data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from conftest import write_dataset
 
 from hexpath_models import errors
 from hexpath_models.checkpoint import load_checkpoint
+from hexpath_models.dataset import read_dataset
 from hexpath_models.loading import dataset_class, default_settings
-from hexpath_models.tasks import DetectionTask, yolo_detect
+from hexpath_models.tasks import DetectionTask, yolo, yolo_detect, yolo_segment
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,59 @@ def test_score_equals_ultralytics_validator(
     assert [result.per_class[name]["map"] for name in ("red", "blue")] == pytest.approx(
         list(box.maps), abs=1e-4
     )
+
+
+def own_validator(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> Any:
+    """Return the metrics that `yolo val` prints for a checkpoint."""
+    import ultralytics.data.build
+    from ultralytics import YOLO
+
+    monkeypatch.setattr(ultralytics.data.build, "YOLODataset", dataset_class())
+    description = read_dataset(data).for_ultralytics()
+    (tmp_path / "data.yaml").write_text(
+        yaml.safe_dump({key: description[key] for key in ("train", "val", "names")})
+    )
+    model, card = load_checkpoint(checkpoint)
+    own = YOLO(card.config)
+    own.model = model
+    settings = {"imgsz": 64, "rect": False, "batch": 4, "device": "cpu", "plots": False, "verbose": False}
+    return own.val(data=tmp_path / "data.yaml", project=str(tmp_path), **settings, **options)
+
+
+def test_masks_score_as_ultralytics_validator_says(
+    mask_checkpoint: Path, outlines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = own_validator(mask_checkpoint, outlines, tmp_path, monkeypatch)
+    assert own.seg.map > 0.1, "a model that finds nothing proves nothing"
+    for head in ("raw", "decoded", "plain"):
+        task = yolo_segment(checkpoint=mask_checkpoint, data=outlines, options={"head": head})
+        result = task.score(task.float_model())
+        found = (result.map, result.map50, result.mask_map, result.mask_map50)
+        expected = (own.box.map, own.box.map50, own.seg.map, own.seg.map50)
+        assert found == pytest.approx(expected, abs=1e-4)
+        assert [result.per_class[name]["mask_map"] for name in ("red", "blue")] == pytest.approx(
+            list(own.seg.maps), abs=1e-4
+        )
+    assert list(task.evaluate(task.float_model())) == ["map", "map50", "mask_map", "mask_map50"]
+
+
+@pytest.mark.parametrize(("branch", "nms"), [("one-to-one", False), ("one-to-many", None)])
+def test_branches_score_as_ultralytics_validator_says(
+    free_checkpoint: Path,
+    data: Path,
+    tmp_path: Path,
+    branch: str,
+    nms: bool | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = own_validator(free_checkpoint, data, tmp_path, monkeypatch, nms=nms)
+    task = yolo_detect(checkpoint=free_checkpoint, data=data, options={"branch": branch})
+    result = task.score(task.float_model())
+    assert (result.map, result.map50) == pytest.approx((own.box.map, own.box.map50), abs=1e-4)
+    if branch == "one-to-one":
+        assert result.map > 0.05, "a model that finds nothing proves nothing"
 
 
 def test_evaluate_puts_the_maximized_metric_first(task: DetectionTask) -> None:
@@ -151,6 +206,39 @@ def test_loss_is_ultralytics_own(task: DetectionTask, checkpoint: Path) -> None:
     own.args = default_settings()
     expected = own.loss({**batch, "img": task.images(batch)})[0].sum() / 8
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_mask_loss_is_ultralytics_own(mask_checkpoint: Path, outlines: Path) -> None:
+    task = yolo_segment(checkpoint=mask_checkpoint, data=outlines)
+    batch = next(task.training(batch=8, epoch=0, seed=0))
+    loss = task.loss(task.float_model()(task.images(batch)), batch)
+    own, _ = load_checkpoint(mask_checkpoint)
+    own.args = default_settings(task="segment")
+    expected = own.loss({**batch, "img": task.images(batch)})[0].sum() / 8
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_branch_losses_are_ultralytics_own(free_checkpoint: Path, data: Path) -> None:
+    own, _ = load_checkpoint(free_checkpoint)
+    own.args = default_settings()
+    both = own.init_criterion()
+    for branch in ("one-to-one", "one-to-many"):
+        task = yolo_detect(checkpoint=free_checkpoint, data=data, options={"branch": branch})
+        batch = next(task.training(batch=8, epoch=0, seed=0))
+        loss = task.loss(task.float_model()(task.images(batch)), batch)
+        predictions = own(task.images(batch))[1]
+        part = {"one-to-one": both.one2one, "one-to-many": both.one2many}[branch]
+        key = {"one-to-one": "one2one", "one-to-many": "one2many"}[branch]
+        expected = part.loss(predictions[key], batch)[0].sum() / 8
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_tasks_take_their_own_checkpoints(mask_checkpoint: Path, data: Path, outlines: Path) -> None:
+    assert yolo(checkpoint=mask_checkpoint, data=outlines).name == "yolo-segment"
+    with pytest.raises(errors.WrongTaskError, match="'segment', this needs one for 'detect'"):
+        yolo_detect(checkpoint=mask_checkpoint, data=outlines)
+    with pytest.raises(errors.DataFileError, match="masks need polygons in the label files"):
+        yolo_segment(checkpoint=mask_checkpoint, data=data).samples(1)
 
 
 def test_loss_of_a_decoded_head(checkpoint: Path, data: Path) -> None:
@@ -249,8 +337,11 @@ def test_missing_data_file(checkpoint: Path) -> None:
         yolo_detect(checkpoint=checkpoint, data=Path("nope.yaml"))
 
 
-def test_entry_point() -> None:
-    found = [point for point in entry_points(group="hexpath.tasks") if point.name == "yolo-detect"]
+@pytest.mark.parametrize(
+    ("name", "factory"), [("yolo", yolo), ("yolo-detect", yolo_detect), ("yolo-segment", yolo_segment)]
+)
+def test_entry_point(name: str, factory: object) -> None:
+    found = [point for point in entry_points(group="hexpath.tasks") if point.name == name]
     if not found:
         pytest.skip("hexpath-models is not installed, only on the path")
-    assert found[0].load() is yolo_detect
+    assert found[0].load() is factory

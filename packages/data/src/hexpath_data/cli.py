@@ -47,6 +47,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val", type=int, default=100, help="images in val (default 100)")
     parser.add_argument("--size", type=int, default=320, help="image side in pixels (default 320)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
+    parser.add_argument(
+        "--labels", default="boxes", help="boxes, or segments: polygons for instance masks (default boxes)"
+    )
     parser.add_argument("--workers", type=int, default=_cores(), help="processes (default: one per core)")
     parser.set_defaults(run=_run_generate)
 
@@ -69,7 +72,11 @@ def _run_generate(arguments: argparse.Namespace) -> int:
     from hexpath_data.generator import Parameters, generate, is_complete
 
     parameters = Parameters(
-        train=arguments.train, val=arguments.val, size=arguments.size, seed=arguments.seed
+        train=arguments.train,
+        val=arguments.val,
+        size=arguments.size,
+        seed=arguments.seed,
+        labels=arguments.labels,
     )
     if is_complete(arguments.out, parameters=parameters):
         print(f"{arguments.out / 'data.yaml'}: complete, nothing to do")
@@ -80,6 +87,7 @@ def _run_generate(arguments: argparse.Namespace) -> int:
         val=parameters.val,
         size=parameters.size,
         seed=parameters.seed,
+        labels=parameters.labels,
         workers=arguments.workers,
     )
     print(f"{made}: {parameters.train} train and {parameters.val} val images")

@@ -1,4 +1,4 @@
-"""model.safetensors: float32 weights of an unfused detector with what is needed to use them."""
+"""model.safetensors: float32 weights of an unfused YOLO network with what is needed to use them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .architecture import checked_architecture
 from .errors import (
     CheckpointMetadataError,
     CorruptCheckpointError,
@@ -16,18 +17,23 @@ from .errors import (
     WrongTaskError,
 )
 from .files import write_atomic
-from .registry import ModelCard, build, find_model
+from .registry import build_network, find_model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SCHEMA = "1"
+YOLO_TASKS = ("detect", "segment")
 _REQUIRED = ("hexpath.schema", "arch", "task", "names", "imgsz", "stride", "fingerprint", "reg_max")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointCard:
-    """The metadata of a checkpoint; `image_size` is (height, width) in pixels."""
+    """The metadata of a checkpoint; `image_size` is (height, width) in pixels.
+
+    `architecture` is empty for a model of the registry; for any other it holds what Ultralytics' YAML of the
+    architecture says, as JSON.
+    """
 
     arch: str
     task: str
@@ -36,11 +42,19 @@ class CheckpointCard:
     stride: int
     reg_max: int
     fingerprint: str
+    architecture: str = ""
 
     @property
-    def model(self) -> ModelCard:
-        """The registry's card of the architecture."""
-        return find_model(self.arch)
+    def config(self) -> str | dict[str, Any]:
+        """What Ultralytics builds the network from: the name of its YAML file, or its content."""
+        if not self.architecture:
+            return find_model(self.arch).config_file
+        content: dict[str, Any] = json.loads(self.architecture)
+        return content
+
+    def build(self) -> nn.Module:
+        """Return the network with random weights, unfused, in training mode, named classes."""
+        return build_network(self.config, task=self.task, names=self.names)
 
     def as_metadata(self) -> dict[str, str]:
         """Return the strings that stand in the safetensors header."""
@@ -53,7 +67,7 @@ class CheckpointCard:
             "stride": str(self.stride),
             "fingerprint": self.fingerprint,
             "reg_max": str(self.reg_max),
-        }
+        } | ({"architecture": self.architecture} if self.architecture else {})
 
 
 def save_checkpoint(path: Path, model: nn.Module, *, card: CheckpointCard) -> None:
@@ -80,21 +94,22 @@ def _in_fixed_order(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
-def read_card(path: Path, *, task: str = "detect") -> CheckpointCard:
+def read_card(path: Path, *, task: str | None = None) -> CheckpointCard:
     """Read and check the metadata alone; see load_checkpoint for the errors."""
     return _card(path, _read(path, tensors=False)[0], task=task)
 
 
-def load_checkpoint(path: Path, *, task: str = "detect") -> tuple[nn.Module, CheckpointCard]:
-    """Return Ultralytics' DetectionModel in evaluation mode, float32, and the card.
+def load_checkpoint(path: Path, *, task: str | None = None) -> tuple[nn.Module, CheckpointCard]:
+    """Return Ultralytics' model in evaluation mode, float32, and the card.
 
+    task: `detect` or `segment` where the caller needs one of them.
     Raises MissingCheckpointError, CorruptCheckpointError, CheckpointMetadataError, WrongTaskError,
     UnknownModelError, WeightShapeError, NonFiniteWeightsError.
     """
     metadata, state = _read(path, tensors=True)
     card = _card(path, metadata, task=task)
     _check_finite(state, path)
-    model = build(card.model, names=card.names)
+    model = card.build()
     load_weights(model, state, origin=path)
     return model.eval(), card
 
@@ -134,7 +149,7 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tenso
         ) from error
 
 
-def _card(path: Path, metadata: dict[str, str], *, task: str) -> CheckpointCard:
+def _card(path: Path, metadata: dict[str, str], *, task: str | None) -> CheckpointCard:
     missing = [key for key in _REQUIRED if key not in metadata]
     if missing:
         raise CheckpointMetadataError(
@@ -145,8 +160,9 @@ def _card(path: Path, metadata: dict[str, str], *, task: str) -> CheckpointCard:
         raise CheckpointMetadataError(
             f"{path} has schema {found}, this version reads {SCHEMA}; update hexpath-models"
         )
-    if metadata["task"] != task:
-        raise WrongTaskError(f"{path} is a checkpoint for {metadata['task']!r}, this needs one for {task!r}")
+    if metadata["task"] not in ((task,) if task else YOLO_TASKS):
+        wanted = repr(task) if task else " or ".join(map(repr, YOLO_TASKS))
+        raise WrongTaskError(f"{path} is a checkpoint for {metadata['task']!r}, this needs one for {wanted}")
     return _parse(path, metadata)
 
 
@@ -162,10 +178,12 @@ def _parse(path: Path, metadata: dict[str, str]) -> CheckpointCard:
             stride=int(metadata["stride"]),
             reg_max=int(metadata["reg_max"]),
             fingerprint=metadata["fingerprint"],
+            architecture=checked_architecture(metadata.get("architecture", ""), origin=path),
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointMetadataError(f"{path} has unreadable metadata: {error}; write it anew") from error
-    find_model(card.arch)
+    if not card.architecture:
+        find_model(card.arch)
     return card
 
 

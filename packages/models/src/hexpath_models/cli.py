@@ -35,7 +35,7 @@ def _complain(error: ModelError) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hexpath-models", description="Train, check and export YOLO detectors."
+        prog="hexpath-models", description="Train, check and export YOLO networks."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -54,10 +54,12 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "train",
-        help="train a detector in float precision",
+        help="train a network in float precision",
         description="Trains from random weights; run again with the same arguments after a kill it resumes.",
     )
-    parser.add_argument("--model", default="yolo11n", help="a name from `list` (default: %(default)s)")
+    parser.add_argument(
+        "--model", default="", help="a name from `list` (default: that of --weights, else yolo11n)"
+    )
     _add_data(parser)
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for model.safetensors, history, metrics"
@@ -76,7 +78,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     start.add_argument(
         "--pretrained", action="store_true", help="start from published weights; may download them"
     )
-    start.add_argument("--weights", default="", help="start from this model.safetensors")
+    start.add_argument("--weights", default="", help="start from this model.safetensors or .pt file")
     parser.add_argument(
         "--bfloat16",
         action=argparse.BooleanOptionalAction,
@@ -91,6 +93,11 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("checkpoint", type=Path, help="model.safetensors")
     _add_data(parser)
     parser.add_argument("--head", default="raw", help="raw, decoded or plain (default: %(default)s)")
+    parser.add_argument(
+        "--branch",
+        default="",
+        help="one-to-one (default where there is one) or one-to-many, of two-branch heads",
+    )
     parser.add_argument("--imgsz", default="", help="320 or 544x640 (default: the checkpoint's)")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.onnx and recorded.npz")
     parser.set_defaults(run=_export)
@@ -98,7 +105,9 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("import", help="turn an Ultralytics .pt file into model.safetensors, safely")
-    parser.add_argument("file", type=Path, help="the .pt file")
+    parser.add_argument("file", type=Path, help="the .pt file, of YOLOv3, v5, v8, v9, v10, 11 or 26")
+    parser.add_argument("--imgsz", default="", help="320 or 544x640 to deploy at (default: as trained)")
+    parser.add_argument("--data", type=Path, help="data.yaml, to check that it has the checkpoint's classes")
     parser.add_argument("--out", type=Path, required=True, help="model.safetensors")
     parser.set_defaults(run=_import)
 
@@ -110,11 +119,15 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _list(arguments: argparse.Namespace) -> None:
     from .registry import MODELS
 
-    print("model      task     mAP50-95  params M  GFLOPs@640 stride  weights (licence)")
+    print("model        task     mAP50-95  masks  end-to-end  params M  GFLOPs@640  weights (licence)")
     for card in MODELS.values():
+        masks, end_to_end = (
+            "" if value is None else f"{value:.1f}"
+            for value in (card.published_mask_map, card.published_end_to_end_map)
+        )
         print(
-            f"{card.name:10} {card.task:8} {card.published_map:8.1f} {card.params_m:9.1f} "
-            f"{card.gflops_640:11.1f} {card.stride:6}  {card.weights_file} ({card.licence})"
+            f"{card.name:12} {card.task:8} {card.published_map:8.1f} {masks:>6} {end_to_end:>11} "
+            f"{card.params_m:9.1f} {card.gflops_640:11.1f}  {card.weights_file} ({card.licence})"
         )
 
 
@@ -126,9 +139,11 @@ def _train(arguments: argparse.Namespace) -> None:
     values = {field.name: getattr(arguments, field.name) for field in fields(TrainConfig)}
     config = TrainConfig(**values | {"device": resolve_device(arguments.device)})
     metrics = train(config, data=arguments.data, out=arguments.out, work=arguments.work)
+    masks = f", mask_map {metrics['mask_map']:.3f}" if "mask_map" in metrics else ""
     print(
-        f"{arguments.out}: {config.model}, best of {metrics['epochs']} epochs is {metrics['best_epoch']}, "
-        f"map50 {metrics['map50']:.3f}, map {metrics['map']:.3f}, {metrics['precision']}"
+        f"{arguments.out}: {metrics['model']}, best of {metrics['epochs']} epochs is "
+        f"{metrics['best_epoch']}, map50 {metrics['map50']:.3f}, map {metrics['map']:.3f}{masks}, "
+        f"{metrics['precision']}"
     )
 
 
@@ -142,16 +157,24 @@ def _export(arguments: argparse.Namespace) -> None:
         head=parse_head(arguments.head),
         out=arguments.out,
         size=arguments.imgsz,
+        branch=arguments.branch,
     )
     outputs = ", ".join(f"{name} {list(shape)}" for name, shape in result.outputs.items())
     print(f"{result.path}: {outputs}; ONNX Runtime agrees with torch to {result.deviation:.1e}")
 
 
 def _import(arguments: argparse.Namespace) -> None:
+    from .dataset import image_size, read_dataset
     from .importing import import_checkpoint
 
-    card = import_checkpoint(arguments.file, out=arguments.out)
-    print(f"{arguments.out}: {card.arch}, {len(card.names)} classes, trained at {card.image_size[0]}")
+    card = import_checkpoint(
+        arguments.file,
+        out=arguments.out,
+        size=image_size(arguments.imgsz) if arguments.imgsz else None,
+        dataset=read_dataset(arguments.data) if arguments.data else None,
+    )
+    height, width = card.image_size
+    print(f"{arguments.out}: {card.arch} ({card.task}), {len(card.names)} classes, at {height}x{width}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Float ONNX files of a trained detector, each proven against the network that it came from."""
+"""Float ONNX files of a trained network, each proven against the network that it came from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .environment import offline
 from .errors import ExportMismatchError
 from .files import atomic_folder
 from .prepare import Head
-from .tasks import DetectionTask, yolo_detect
+from .tasks import DetectionTask, yolo
 
 if TYPE_CHECKING:
     import onnx
@@ -38,14 +38,19 @@ class Exported:
     deviation: float
 
 
-def export(*, checkpoint: Path, data: Path, head: Head, out: Path, size: str = "") -> Exported:
+def export(
+    *, checkpoint: Path, data: Path, head: Head, out: Path, size: str = "", branch: str = ""
+) -> Exported:
     """Write the folder `out` with model.onnx and recorded.npz.
+
+    branch: one-to-one or one-to-many, of a head that has both (see heads.choose_branch for the default).
 
     `raw` and `decoded` are written from the prepared network; `plain` by Ultralytics' own exporter.
     Raises ExportMismatchError, and leaves nothing, when ONNX Runtime computes something else than torch.
     """
-    options = {"head": str(head), **({"imgsz": size} if size else {})}
-    task = yolo_detect(checkpoint=checkpoint, data=data, options=options)
+    chosen = {"imgsz": size, "branch": branch}
+    options = {"head": str(head), **{name: value for name, value in chosen.items() if value}}
+    task = yolo(checkpoint=checkpoint, data=data, options=options)
     images = task.samples(RECORDED_IMAGES)
     expected = _float_outputs(task.float_model(), images, names=task.output_names)
     with atomic_folder(out) as folder, _quiet():

@@ -10,11 +10,14 @@ import inspect
 import pickle
 import re
 import zipfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .architecture import describe
 from .checkpoint import CheckpointCard, load_weights, save_checkpoint
+from .dataset import Dataset, check_classes
 from .environment import offline
 from .errors import (
     CorruptCheckpointError,
@@ -23,31 +26,53 @@ from .errors import (
     UnsafeFileError,
     WrongTaskError,
 )
-from .registry import MODELS, build
+from .prepare import Head, prepare
+from .registry import MODELS, ModelCard, build
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_TASKS = {"DetectionModel": "detect", "SegmentationModel": "segment"}
 
 
-def import_checkpoint(source: Path, *, out: Path) -> CheckpointCard:
-    """Turn an Ultralytics detection checkpoint into model.safetensors and return its card.
+def import_checkpoint(
+    source: Path, *, out: Path, size: tuple[int, int] | None = None, dataset: Dataset | None = None
+) -> CheckpointCard:
+    """Turn an Ultralytics detection or segmentation checkpoint into model.safetensors and return its card.
 
+    size: (height, width) to deploy at, by default the size that it was trained at. dataset: checked to have
+    the checkpoint's classes; its fingerprint goes into the card.
     Raises MissingCheckpointError, CorruptCheckpointError, UnsafeFileError, WrongTaskError, ForeignFileError,
-    NonFiniteWeightsError.
+    ClassMismatchError, NonFiniteWeightsError, and PreparationError for a network that cannot be deployed.
     """
-    model = read_pt(source)
-    card = _card_of(model, source)
-    own = build(card.model, names=card.names)
-    load_weights(own, model.float().state_dict(), origin=source)
-    save_checkpoint(out, own, card=card)
+    model, card = open_pt(source)
+    card = replace(card, image_size=size or card.image_size)
+    if dataset is not None:
+        check_classes(dataset, card.names, checkpoint=source)
+        card = replace(card, fingerprint=dataset.fingerprint)
+    prepare(model, head=Head.RAW, image_size=card.image_size)
+    save_checkpoint(out, model, card=card)
     return card
 
 
+def open_pt(source: Path) -> tuple[nn.Module, CheckpointCard]:
+    """Return the network of a .pt file, built anew by the installed Ultralytics, and its card."""
+    model = read_pt(source)
+    card = _card_of(model, source)
+    own = card.build()
+    load_weights(own, model.float().state_dict(), origin=source)
+    return own.eval(), card
+
+
 def read_pt(source: Path) -> Any:
-    """Return the detection model in a .pt file: its EMA weights where there are any."""
+    """Return the model in a .pt file as it was pickled: its EMA weights where there are any."""
     content = read_restricted(source)
     model = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
     if model is None:
         raise ForeignFileError(f"{source} holds no Ultralytics model; give a .pt file that Ultralytics wrote")
-    if type(model).__name__ != "DetectionModel":
-        raise WrongTaskError(f"{source} holds a {type(model).__name__}, this needs a DetectionModel")
+    if type(model).__name__ not in _TASKS:
+        known = " or a ".join(_TASKS)
+        raise WrongTaskError(f"{source} holds a {type(model).__name__}, this needs a {known}")
     return model
 
 
@@ -130,34 +155,49 @@ def _scalar() -> Any:
 
 
 def _card_of(model: Any, source: Path) -> CheckpointCard:
-    """Work out which model of the registry this is, from the architecture that it carries."""
+    """Work out which model this is, from the architecture that it carries."""
+    yaml: dict[str, Any] = dict(getattr(model, "yaml", None) or {})
+    if "backbone" not in yaml or "head" not in yaml:
+        raise ForeignFileError(
+            f"{source} does not say of which architecture it is; give a .pt file that Ultralytics wrote"
+        )
+    if (channels := int(yaml.get("channels", yaml.get("ch", 3)))) != 3:
+        raise ForeignFileError(f"{source} takes images of {channels} channels, this needs a network for RGB")
     names = model.names if isinstance(model.names, dict) else dict(enumerate(model.names))
-    arch = _architecture(model)
-    if arch is None:
-        raise ForeignFileError(f"{source} is none of {', '.join(MODELS)}; import a file of one of these")
+    detect, task = model.model[-1], _TASKS[type(model).__name__]
+    name = _name(yaml)
+    known = name in MODELS and MODELS[name].task == task and _same_shapes(model, MODELS[name])
     return CheckpointCard(
-        arch=arch,
-        task="detect",
-        names={int(key): str(name) for key, name in names.items()},
+        arch=name if known or name not in MODELS else f"{name}-changed",
+        task=task,
+        names={int(key): str(value) for key, value in names.items()},
         image_size=_trained_size(model),
         stride=int(model.stride.max()),
-        reg_max=int(model.model[-1].reg_max),
+        reg_max=int(detect.reg_max),
         fingerprint="",
+        architecture="" if known else describe(yaml, origin=source),
     )
 
 
-def _architecture(model: Any) -> str | None:
-    own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+def _name(yaml: dict[str, Any]) -> str:
+    """Return the name of the YAML file that the network was built from, with its scale: yolov8n, my-net."""
+    stem = re.sub(r"[^\w.-]+", "-", Path(str(yaml.get("yaml_file") or "yolo")).stem)
+    scale = str(yaml.get("scale") or "")
+    whole = re.fullmatch(r"(yolov?\d+)(-.+)?", stem)
+    return f"{whole[1]}{scale}{whole[2] or ''}" if whole and scale else stem
+
+
+def _same_shapes(model: Any, card: ModelCard) -> bool:
     names = {index: str(index) for index in range(int(model.model[-1].nc))}
-    hint = f"yolo11{(model.yaml or {}).get('scale', '')}"
-    for card in [MODELS[hint]] if hint in MODELS else list(MODELS.values()):
-        if {key: tuple(t.shape) for key, t in build(card, names=names).state_dict().items()} == own:
-            return card.name
-    return None
+    built = {key: tuple(tensor.shape) for key, tensor in build(card, names=names).state_dict().items()}
+    return built == {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
 def _trained_size(model: Any) -> tuple[int, int]:
+    """Return (height, width), rounded up to the stride as Ultralytics does."""
     args = getattr(model, "args", None) or {}
     size = (args if isinstance(args, dict) else vars(args)).get("imgsz", 640)
     sides = list(size) if isinstance(size, (list, tuple)) else [size]
-    return int(sides[0]), int(sides[-1])
+    stride = int(model.stride.max())
+    height, width = (-(-int(side) // stride) * stride for side in (sides[0], sides[-1]))
+    return height, width

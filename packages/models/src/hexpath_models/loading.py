@@ -70,12 +70,19 @@ def _refuse_truncated_jpeg(file: Path) -> None:
 
 
 def open_split(
-    dataset: Dataset, *, split: str, image_size: tuple[int, int], settings: SimpleNamespace, augment: bool
+    dataset: Dataset,
+    *,
+    split: str,
+    image_size: tuple[int, int],
+    settings: SimpleNamespace,
+    augment: bool,
+    task: str = "detect",
 ) -> Any:
-    """Return the Ultralytics dataset of a split.
+    """Return the Ultralytics dataset of a split, with instance masks for the task `segment`.
 
     Without augmentation images are letterboxed to image_size (height, width), as in deployment; with it,
-    image_size must be square. Raises DataFileError when Ultralytics finds nothing usable.
+    image_size must be square. Raises DataFileError when Ultralytics finds nothing usable, or no outlines
+    where masks are needed.
     """
     try:
         return dataset_class()(
@@ -89,12 +96,23 @@ def open_split(
             stride=32,
             pad=0.0,
             prefix=f"{split}: ",
-            task="detect",
+            task=task,
             data=dataset.for_ultralytics(),
         )
     except (FileNotFoundError, RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error.__cause__ or error).split()).split(" See http")[0]
-        raise DataFileError(f"{dataset.file}: the {split} split cannot be read: {reason}") from error
+        raise DataFileError(
+            f"{dataset.file}: the {split} split cannot be read: {reason}{_hint(reason, task=task)}"
+        ) from error
+
+
+def _hint(reason: str, *, task: str) -> str:
+    """Say where outlines come from when masks are needed and the labels hold boxes."""
+    if task != "segment" or "segments" not in reason:
+        return ""
+    return (
+        "; masks need polygons in the label files, as `hexpath-data generate --labels segments` writes them"
+    )
 
 
 def default_settings(**overrides: Any) -> SimpleNamespace:

@@ -27,10 +27,19 @@ from .loading import (
     spread,
     to_float,
 )
-from .prepare import Decode, Head, PreparedDetector, parse_head, prepare
+from .prepare import (
+    Branch,
+    Decode,
+    Head,
+    PreparedDetector,
+    choose_branch,
+    parse_branch,
+    parse_head,
+    prepare,
+)
 from .scoring import Score, score
 
-_OPTIONS = ("head", "imgsz", "device", "workers", "images")
+_OPTIONS = ("head", "branch", "imgsz", "device", "workers", "images")
 _VALIDATION_BATCH = 16
 _CALIBRATION_BATCH = 8
 _KEPT_BYTES = 1 << 29  # validation images up to half a gigabyte stay decoded in memory between evaluations
@@ -39,29 +48,46 @@ _KEPT_BYTES = 1 << 29  # validation images up to half a gigabyte stay decoded in
 def yolo_detect(*, checkpoint: Path, data: Path, options: Mapping[str, str] | None = None) -> DetectionTask:
     """Return the task of quantizing a YOLO detector.
 
-    options: head = raw (default), decoded or plain; imgsz = 320 or 544x640 (default: the checkpoint's);
-    images = how many validation images evaluate() uses (default: all); device, workers.
+    options: head = raw (default), decoded or plain; branch = one-to-one (default where the network has it)
+    or one-to-many; imgsz = 320 or 544x640 (default: the checkpoint's); images = how many validation images
+    evaluate() uses (default: all); device, workers.
     Raises OptionError, DataFileError, ClassMismatchError and what load_checkpoint raises.
     """
-    settings = _checked_options(options or {})
+    return _yolo(checkpoint, data, options or {}, task="detect")
+
+
+def yolo_segment(*, checkpoint: Path, data: Path, options: Mapping[str, str] | None = None) -> DetectionTask:
+    """Return the task of quantizing a YOLO network for instance masks; options as of yolo_detect."""
+    return _yolo(checkpoint, data, options or {}, task="segment")
+
+
+def yolo(*, checkpoint: Path, data: Path, options: Mapping[str, str] | None = None) -> DetectionTask:
+    """Return the task that the checkpoint is for, detection or segmentation; options as of yolo_detect."""
+    return _yolo(checkpoint, data, options or {}, task=None)
+
+
+def _yolo(checkpoint: Path, data: Path, options: Mapping[str, str], *, task: str | None) -> DetectionTask:
+    settings = _checked_options(options, task=task)
     dataset = read_dataset(Path(data))
-    model, card = load_checkpoint(Path(checkpoint))
+    model, card = load_checkpoint(Path(checkpoint), task=task)
     check_classes(dataset, card.names, checkpoint=Path(checkpoint))
     return DetectionTask(
         model=model,
         card=card,
         dataset=dataset,
         head=parse_head(settings.get("head", Head.RAW)),
+        branch=parse_branch(settings["branch"]) if "branch" in settings else None,
         size=image_size(settings["imgsz"]) if "imgsz" in settings else card.image_size,
         device=settings.get("device", "cpu"),
         image_limit=_positive("images", settings["images"]) if "images" in settings else None,
     )
 
 
-def _checked_options(options: Mapping[str, str]) -> dict[str, str]:
+def _checked_options(options: Mapping[str, str], *, task: str | None) -> dict[str, str]:
     for name in options:
         if name not in _OPTIONS:
-            raise OptionError(f"unknown option {name!r} of yolo-detect; {nearest(name, _OPTIONS)}")
+            own = f"yolo-{task}" if task else "yolo"
+            raise OptionError(f"unknown option {name!r} of {own}; {nearest(name, _OPTIONS)}")
     return dict(options)
 
 
@@ -72,9 +98,11 @@ def _positive(name: str, text: str) -> int:
 
 
 class DetectionTask:
-    """A trained detector, its data and Ultralytics' own loss and metric; see the Task protocol."""
+    """A trained detector, its data and Ultralytics' own loss and metric; see the Task protocol.
 
-    name = "yolo-detect"
+    With a segmentation network the same of instance masks: what differs is the head, the loss and the metric.
+    """
+
     input_names: tuple[str, ...] = ("images",)
 
     def __init__(
@@ -85,21 +113,26 @@ class DetectionTask:
         dataset: Dataset,
         head: Head,
         size: tuple[int, int],
+        branch: Branch | None = None,
         device: str = "cpu",
         image_limit: int | None = None,
     ) -> None:
+        self.name = f"yolo-{card.task}"
         self.card, self.dataset, self.head, self.size = card, dataset, head, size
         self.device = torch.device(device)
         self._model: Any = model
-        self._model.args = default_settings()
+        self._model.args = default_settings(task=card.task)
         self._image_limit = image_limit
-        prepared = prepare(model, head=head, image_size=size)
+        self.branch = choose_branch(self._detect, head=head, wanted=branch)
+        prepared = prepare(model, head=head, image_size=size, branch=self.branch)
         self.output_names: tuple[str, ...] = prepared.output_names
         self._decode = Decode(self._detect, size).eval()
-        self._criterion: Any = None
+        self._loss: Any = None
         self._splits: dict[tuple[str, bool], Any] = {}
         self._kept: list[dict[str, Any]] | None = None
-        self.metadata: Mapping[str, str] = onnx_metadata(card, head=head, size=size, detect=self._detect)
+        self.metadata: Mapping[str, str] = onnx_metadata(
+            card, head=head, branch=self.branch, size=size, detect=self._detect
+        )
 
     @property
     def _detect(self) -> Any:
@@ -112,7 +145,8 @@ class DetectionTask:
 
     def float_model(self) -> PreparedDetector:
         """Return a fresh static network in evaluation mode, parameters trainable, BatchNorm not folded."""
-        return prepare(self._model, head=self.head, image_size=self.size).to(self.device)
+        network = prepare(self._model, head=self.head, image_size=self.size, branch=self.branch)
+        return network.to(self.device)
 
     def calibration(self, count: int) -> Iterator[Tensor]:
         """Yield float32 (B, 3, H, W) in [0, 1]: images spread over the training split, letterboxed only."""
@@ -145,46 +179,48 @@ class DetectionTask:
         return to_float(batch["img"]).to(self.device)
 
     def loss(self, outputs: tuple[Tensor, ...], batch: dict[str, Any]) -> Tensor:
-        """Return Ultralytics' detection loss (box + class + DFL, a scalar, mean over the images), in float32.
+        """Return Ultralytics' own loss of this branch (a scalar, mean over the images), in float32.
 
         Raises LossError for a head whose outputs are decoded already.
         """
         if self.head is not Head.RAW:
             raise LossError(f"the loss needs raw outputs, this task has head={self.head}; use head=raw")
-        raw = [output.float() for output in outputs]
-        predictions = {
-            "boxes": torch.cat([level.flatten(2) for level in raw[0::2]], 2),
-            "scores": torch.cat([level.flatten(2) for level in raw[1::2]], 2),
-            "feats": raw[0::2],
-        }
-        with torch.autocast(device_type=self.device.type, enabled=False):
-            total: Tensor = self._loss_function()(predictions, batch)[0].sum()
-        return total / raw[0].shape[0]
+        if self._loss is None:
+            from .losses import RawLoss
+
+            self._loss = RawLoss(self._model.to(self.device), branch=self.branch)
+        return self._loss(outputs, batch)  # type: ignore[no-any-return]
 
     def evaluate(self, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> dict[str, float]:
-        """Return {"map", "map50"} of `forward` (images to this head's outputs) on the validation split."""
-        result = self.score(forward)
-        return {"map": result.map, "map50": result.map50}
+        """Return {"map", "map50"} of `forward` (images to this head's outputs) on the validation split.
+
+        With masks also "mask_map" and "mask_map50".
+        """
+        return self.score(forward).as_metrics()
 
     def score(self, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> Score:
         """Return what evaluate() returns, and the same by class."""
 
-        def predict(images: Tensor) -> Tensor:
+        def predict(images: Tensor) -> tuple[Tensor, ...]:
             return self._as_plain(tuple(output.float().cpu() for output in forward(images.to(self.device))))
 
-        return score(predict, self._validation(), source=self._split("val"), names=self.card.names)
+        return score(
+            predict,
+            self._validation(),
+            source=self._split("val"),
+            names=self.card.names,
+            task=self.card.task,
+            end_to_end=self.branch is Branch.ONE_TO_ONE,
+        )
 
-    def _as_plain(self, outputs: tuple[Tensor, ...]) -> Tensor:
-        if self.head is Head.PLAIN:
-            return outputs[0]
-        return torch.cat(self._decode(outputs) if self.head is Head.RAW else outputs, 1)
-
-    def _loss_function(self) -> Any:
-        if self._criterion is None:
-            from ultralytics.utils.loss import v8DetectionLoss
-
-            self._criterion = v8DetectionLoss(self._model.to(self.device))
-        return self._criterion
+    def _as_plain(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return what Ultralytics' validator takes: one tensor of detections, and the prototypes."""
+        if self.head is not Head.PLAIN:
+            decoded = self._decode(outputs) if self.head is Head.RAW else outputs
+            outputs = (torch.cat(decoded[:3], 1), *decoded[3:])
+        if self.branch is Branch.ONE_TO_ONE:
+            outputs = (_best(self._detect, outputs[0]), *outputs[1:])
+        return outputs
 
     def _split(self, name: str, *, augment: bool = False) -> Any:
         if (name, augment) not in self._splits:
@@ -192,8 +228,9 @@ class DetectionTask:
                 self.dataset,
                 split=name,
                 image_size=self.size,
-                settings=_split_settings(augment),
+                settings=_split_settings(augment, task=self.card.task),
                 augment=augment,
+                task=self.card.task,
             )
         return self._splits[name, augment]
 
@@ -213,11 +250,23 @@ class DetectionTask:
         self._kept = kept if keep else None
 
 
-def _split_settings(augment: bool) -> SimpleNamespace:
-    return default_settings(**(LIGHT_AUGMENTATION if augment else {}))
+def _best(detect: Any, plain: Tensor) -> Tensor:
+    """Return the best detections (N, up to 300, 6 + extra) of a one-to-one branch, by Ultralytics' own code.
+
+    plain: (N, 4 + nc + extra, A), boxes xywh; returned boxes are xyxy, then score and class.
+    """
+    centre, size = plain[:, :2], plain[:, 2:4]
+    corners = torch.cat([centre - size / 2, centre + size / 2, plain[:, 4:]], 1)
+    return detect.postprocess(corners.permute(0, 2, 1))  # type: ignore[no-any-return]
 
 
-def onnx_metadata(card: CheckpointCard, *, head: Head, size: tuple[int, int], detect: Any) -> dict[str, str]:
+def _split_settings(augment: bool, *, task: str) -> SimpleNamespace:
+    return default_settings(task=task, **(LIGHT_AUGMENTATION if augment else {}))
+
+
+def onnx_metadata(
+    card: CheckpointCard, *, head: Head, branch: Branch, size: tuple[int, int], detect: Any
+) -> dict[str, str]:
     """Return the metadata_props of an exported model: Ultralytics' keys and hexpath's."""
     return {
         "task": card.task,
@@ -238,19 +287,30 @@ def onnx_metadata(card: CheckpointCard, *, head: Head, size: tuple[int, int], de
                 "pad_value": 114,
             }
         ),
-        "hexpath.outputs": json.dumps(_output_description(head, detect)),
+        "hexpath.outputs": json.dumps(_output_description(head, branch=branch, detect=detect)),
     }
 
 
-def _output_description(head: Head, detect: Any) -> dict[str, Any]:
+def _output_description(head: Head, *, branch: Branch, detect: Any) -> dict[str, Any]:
+    masks = hasattr(detect, "proto")
+    cut = {"head": str(branch), "nms": branch is Branch.ONE_TO_MANY}
     if head is Head.PLAIN:
-        return {"format": "yolo-plain", "output": "output0"}
+        return {
+            "format": "yolo-plain",
+            "output": "output0",
+            **({"prototypes": "output1"} if masks else {}),
+            **cut,
+        }
+    prototypes = {"prototypes": "prototypes"} if masks else {}
+    kinds = ("boxes", "scores", "masks") if masks else ("boxes", "scores")
     if head is Head.DECODED:
-        return {"format": "yolo-decoded", "boxes": "boxes", "scores": "scores"}
+        return {"format": "yolo-decoded", **{kind: kind for kind in kinds}, **prototypes, **cut}
     steps = [int(stride) for stride in detect.stride.tolist()]
     return {
         "format": "yolo-raw",
         "reg_max": int(detect.reg_max),
         "scores": "logits",
-        "levels": [{"stride": step, "boxes": f"boxes_{step}", "scores": f"scores_{step}"} for step in steps],
+        "levels": [{"stride": step, **{kind: f"{kind}_{step}" for kind in kinds}} for step in steps],
+        **prototypes,
+        **cut,
     }

@@ -1,4 +1,4 @@
-"""Train a detector in float precision: from a name and a dataset to model.safetensors with its history."""
+"""Train a YOLO network in float precision: from a name and a dataset to model.safetensors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import re
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .architecture import has_two_branches
 from .checkpoint import CheckpointCard, load_checkpoint, save_checkpoint
 from .dataset import Dataset, check_classes, image_size, read_dataset
 from .environment import offline
@@ -31,14 +32,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 _OPTIMIZERS = ("AdamW", "Adam", "SGD", "MuSGD", "NAdam", "RAdam", "RMSprop", "auto")
-_HISTORY = ("epoch", "train_loss", "map50", "map", "lr", "seconds")
+_HISTORY = ("epoch", "train_loss", "map50", "map", "mask_map50", "mask_map", "lr", "seconds")
+_DEFAULT_MODEL = "yolo11n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What decides the result of a run; `lr` is the peak rate, `mosaic` a probability."""
+    """What decides the result of a run; `lr` is the peak rate, `mosaic` a probability.
 
-    model: str = "yolo11n"
+    model: a name of the registry; empty for that of `weights`, or yolo11n without weights.
+    weights: a model.safetensors, or an Ultralytics .pt file, of any family that importing takes.
+    """
+
+    model: str = ""
     epochs: int = 20
     imgsz: int = 320
     batch: int = 8
@@ -53,7 +59,8 @@ class TrainConfig:
     bfloat16: bool | None = None
 
     def __post_init__(self) -> None:
-        find_model(self.model)
+        if self.model:
+            find_model(self.model)
         image_size(str(self.imgsz))
         if self.optimizer not in _OPTIMIZERS:
             raise OptionError(f"unknown optimizer {self.optimizer!r}; {nearest(self.optimizer, _OPTIMIZERS)}")
@@ -90,28 +97,53 @@ def train(config: TrainConfig, *, data: Path, out: Path, work: Path) -> dict[str
     with write_errors(work):
         offline(work, online=config.pretrained)
     started = time.monotonic()
-    start = _start_weights(config, dataset=dataset, work=work)
+    start = _start(config, dataset=dataset, work=work)
     bfloat16 = _use_bfloat16(config)
     _run(config, dataset=dataset, work=work, start=start, bfloat16=bfloat16)
     return _write_result(config, dataset=dataset, out=out, work=work, started=started, bfloat16=bfloat16)
 
 
-def _start_weights(config: TrainConfig, *, dataset: Dataset, work: Path) -> nn.Module | None:
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The card of the network that is to be trained, and the weights it starts from, if not random."""
+
+    card: CheckpointCard
+    weights: nn.Module | None = None
+
+
+def _start(config: TrainConfig, *, dataset: Dataset, work: Path) -> Start:
     if config.weights:
-        model, card = load_checkpoint(Path(config.weights))
-        check_classes(dataset, card.names, checkpoint=Path(config.weights))
-        if card.arch != config.model:
-            raise ClassMismatchError(
-                f"{config.weights} is a {card.arch}, --model asks for {config.model}; make them equal"
-            )
-        return model
+        return _from_weights(config, dataset=dataset)
+    model = find_model(config.model or _DEFAULT_MODEL)
+    card = CheckpointCard(
+        arch=model.name,
+        task=model.task,
+        names=dataset.names,
+        image_size=(config.imgsz, config.imgsz),
+        stride=model.stride,
+        reg_max=model.reg_max,
+        fingerprint=dataset.fingerprint,
+    )
     if not config.pretrained:
-        return None
+        return Start(card=card)
     from .importing import read_pt
     from .pretrained import find_weights
 
-    model = read_pt(find_weights(find_model(config.model), work=work))
-    return model.float()  # type: ignore[no-any-return]
+    return Start(card=card, weights=read_pt(find_weights(model, work=work)).float())
+
+
+def _from_weights(config: TrainConfig, *, dataset: Dataset) -> Start:
+    from .importing import open_pt
+
+    file = Path(config.weights)
+    model, card = open_pt(file) if file.suffix == ".pt" else load_checkpoint(file)
+    check_classes(dataset, card.names, checkpoint=file)
+    if config.model and card.arch != config.model:
+        raise ClassMismatchError(
+            f"{config.weights} is a {card.arch}, --model asks for {config.model}; make them equal"
+        )
+    size = (config.imgsz, config.imgsz)
+    return Start(card=replace(card, image_size=size, fingerprint=dataset.fingerprint), weights=model)
 
 
 def _use_bfloat16(config: TrainConfig) -> bool:
@@ -122,9 +154,7 @@ def _use_bfloat16(config: TrainConfig) -> bool:
     return cpu_has_bfloat16() if config.bfloat16 is None else config.bfloat16
 
 
-def _run(
-    config: TrainConfig, *, dataset: Dataset, work: Path, start: nn.Module | None, bfloat16: bool
-) -> None:
+def _run(config: TrainConfig, *, dataset: Dataset, work: Path, start: Start, bfloat16: bool) -> None:
     from .tracking import tracked
     from .trainer import engine_changes, make_trainer
 
@@ -132,12 +162,13 @@ def _run(
     resume = _resume_point(config, dataset=dataset, work=work)
     if resume is Finished:
         return
-    overrides = _overrides(config, dataset=dataset, folder=folder)
+    overrides = _overrides(config, card=start.card, dataset=dataset, folder=folder)
     if isinstance(resume, Path):
         overrides["resume"] = str(resume)
-    card = _card(config, dataset)
     with engine_changes(bfloat16=bfloat16), tracked(asdict(config), work=work):
-        trainer = make_trainer(overrides, dataset=dataset, card=card, start_weights=start, bfloat16=bfloat16)
+        trainer = make_trainer(
+            overrides, dataset=dataset, card=start.card, start_weights=start.weights, bfloat16=bfloat16
+        )
         run: Any = trainer
         try:
             run.train()
@@ -192,10 +223,17 @@ def _say(text: str) -> None:
     print(f"hexpath-models: {text}", file=sys.stderr, flush=True)
 
 
-def _overrides(config: TrainConfig, *, dataset: Dataset, folder: Path) -> dict[str, Any]:
-    """Return Ultralytics' arguments; everything that is not named has its default."""
+def _overrides(
+    config: TrainConfig, *, card: CheckpointCard, dataset: Dataset, folder: Path
+) -> dict[str, Any]:
+    """Return Ultralytics' arguments; everything that is not named has its default.
+
+    A network with two branches is validated by its one-to-one branch, which is the one that is deployed.
+    """
     return {
-        "model": find_model(config.model).config_file,
+        "task": card.task,
+        "model": f"{card.arch}.yaml",  # a name only: the trainer builds from the card
+        "nms": False if has_two_branches(card.config) else None,
         "data": str(dataset.file),
         "epochs": config.epochs,
         "imgsz": config.imgsz,
@@ -227,18 +265,6 @@ def _overrides(config: TrainConfig, *, dataset: Dataset, folder: Path) -> dict[s
     }
 
 
-def _card(config: TrainConfig, dataset: Dataset) -> CheckpointCard:
-    return CheckpointCard(
-        arch=config.model,
-        task="detect",
-        names=dataset.names,
-        image_size=(config.imgsz, config.imgsz),
-        stride=find_model(config.model).stride,
-        reg_max=16,
-        fingerprint=dataset.fingerprint,
-    )
-
-
 def _write_result(
     config: TrainConfig, *, dataset: Dataset, out: Path, work: Path, started: float, bfloat16: bool
 ) -> dict[str, Any]:
@@ -264,18 +290,18 @@ def _write_result(
 def _metrics(
     config: TrainConfig, best: Path, *, dataset: Dataset, history: list[dict[str, float]], bfloat16: bool
 ) -> dict[str, Any]:
-    from .tasks import yolo_detect
+    from .tasks import yolo
 
-    task = yolo_detect(checkpoint=best, data=dataset.file, options={"device": config.device})
+    task = yolo(checkpoint=best, data=dataset.file, options={"device": config.device})
     result = task.score(task.float_model())
     top = max(history, key=lambda row: (row["map"], row["epoch"]))  # the trainer keeps the later of equals
     return {
-        "map50": result.map50,
-        "map": result.map,
+        **result.as_metrics(),
         "validator": "ultralytics",
         "per_class": result.per_class,
         "epochs": len(history),
         "best_epoch": int(top["epoch"]),
+        "model": task.card.arch,
         "precision": "bfloat16, channels-last" if bfloat16 else "float32",
         "config": asdict(config),
         "fingerprint": dataset.fingerprint,
@@ -304,10 +330,16 @@ def _history(results: Path) -> list[dict[str, float]]:
             "lr": row["lr/pg0"],
             "seconds": seconds,
         }
+        if "metrics/mAP50-95(M)" in row:
+            history[int(row["epoch"])] |= {
+                "mask_map50": row["metrics/mAP50(M)"],
+                "mask_map": row["metrics/mAP50-95(M)"],
+            }
     return [history[epoch] for epoch in sorted(history)]
 
 
 def _write_history(path: Path, rows: list[dict[str, float]]) -> None:
-    lines = [",".join(_HISTORY)]
-    lines += [",".join(f"{row[name]:.6g}" for name in _HISTORY) for row in rows]
+    names = [name for name in _HISTORY if all(name in row for row in rows)]
+    lines = [",".join(names)]
+    lines += [",".join(f"{row[name]:.6g}" for name in names) for row in rows]
     write_atomic(path, "\n".join(lines) + "\n")

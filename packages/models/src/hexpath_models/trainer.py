@@ -1,4 +1,4 @@
-"""Ultralytics' DetectionTrainer with the few changes that a pipeline needs.
+"""Ultralytics' trainers of detection and segmentation with the few changes that a pipeline needs.
 
 Import this module only after `environment.offline()`.
 
@@ -22,28 +22,17 @@ from typing import Any
 import torch
 import ultralytics.engine.trainer
 import ultralytics.utils.torch_utils
-from torch import Tensor, nn
+from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils.loss import v8DetectionLoss
+from ultralytics.models.yolo.segment import SegmentationTrainer
 
 from .checkpoint import CheckpointCard, save_checkpoint
 from .dataset import Dataset
 from .loading import open_split
+from .losses import training_loss
 
 engine: Any = ultralytics.engine.trainer
 torch_utils: Any = ultralytics.utils.torch_utils
-
-
-class Float32Loss(v8DetectionLoss):
-    """Ultralytics' detection loss outside autocast, on float32 copies of the predictions."""
-
-    def loss(self, preds: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss (3,) times the batch size, and its parts."""
-        wide = {**preds, "boxes": preds["boxes"].float(), "scores": preds["scores"].float()}
-        wide["feats"] = [feature.float() for feature in preds["feats"]]
-        with torch.autocast(device_type=wide["boxes"].device.type, enabled=False):
-            result: tuple[Tensor, dict[str, Tensor]] = super().loss(wide, batch)
-        return result
 
 
 class PipelineTrainer(DetectionTrainer):
@@ -68,7 +57,12 @@ class PipelineTrainer(DetectionTrainer):
         settings.batch = batch or self.args.batch
         size = (int(self.args.imgsz), int(self.args.imgsz))
         return open_split(
-            self.dataset, split=mode, image_size=size, settings=settings, augment=mode == "train"
+            self.dataset,
+            split=mode,
+            image_size=size,
+            settings=settings,
+            augment=mode == "train",
+            task=self.card.task,
         )
 
     def setup_model(self) -> dict[str, Any] | None:
@@ -76,17 +70,24 @@ class PipelineTrainer(DetectionTrainer):
         if self.resume:
             checkpoint: dict[str, Any] | None = super().setup_model()
             return checkpoint
-        self.model = self.get_model(
-            cfg=self.card.model.config_file, weights=self.start_weights, verbose=False
-        )
+        self.model = self.get_model(cfg=self.card.config, weights=self.start_weights, verbose=False)
         return None
 
     def set_model_attributes(self) -> None:
         """Attach classes and loss, and choose the memory format."""
         super().set_model_attributes()
-        self.model.criterion = Float32Loss(self.model)
+        self.model.criterion = training_loss(self.model)
         if self.bfloat16:
             self.model = self.model.to(memory_format=torch.channels_last)
+
+    def resume_training(self, ckpt: dict[str, Any] | None) -> None:
+        """Go on where the checkpoint ends; Ultralytics puts its own loss back for models of two branches."""
+        super().resume_training(ckpt)
+        own = self.model.criterion
+        if self.resume and ckpt is not None and hasattr(own, "updates"):
+            self.model.criterion = training_loss(self.model)
+            self.model.criterion.updates = own.updates - 1
+            self.model.criterion.update()
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """uint8 to float32 in [0, 1], in the model's memory format."""
@@ -114,6 +115,10 @@ class PipelineTrainer(DetectionTrainer):
         """Leave the last validation to train.py, which scores the file that it hands on."""
 
 
+class SegmentPipelineTrainer(PipelineTrainer, SegmentationTrainer):
+    """The same for instance masks."""
+
+
 def _replace(source: Path, target: Path) -> None:
     with source.open("rb") as stream:
         os.fsync(stream.fileno())
@@ -130,9 +135,8 @@ def make_trainer(
 ) -> PipelineTrainer:
     """Return a trainer of this run; Ultralytics reads the dataset while constructing, so it is set before."""
 
-    class RunTrainer(PipelineTrainer):
-        """The trainer of one run."""
-
+    kind = SegmentPipelineTrainer if card.task == "segment" else PipelineTrainer
+    RunTrainer: Any = type("RunTrainer", (kind,), {})
     RunTrainer.dataset, RunTrainer.card = dataset, card
     RunTrainer.start_weights, RunTrainer.bfloat16 = start_weights, bfloat16
     trainer = RunTrainer(overrides=overrides)
@@ -155,9 +159,11 @@ class ProgressLine:
         left = (trainer.epochs - trainer.epoch - 1) * sum(self._durations) / len(self._durations)
         loss = sum(float(value) for value in trainer.tloss.values())
         metrics = trainer.metrics
+        masks = metrics.get("metrics/mAP50-95(M)")
         print(
             f"epoch {trainer.epoch + 1}/{trainer.epochs}  loss {loss:.3f}  "
             f"map50 {metrics['metrics/mAP50(B)']:.3f}  map {metrics['metrics/mAP50-95(B)']:.3f}  "
+            f"{'' if masks is None else f'mask_map {masks:.3f}  '}"
             f"{self._durations[-1]:.1f} s  left {left / 60:.1f} min",
             file=sys.stderr,
             flush=True,
