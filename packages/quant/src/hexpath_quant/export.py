@@ -24,6 +24,7 @@ from torch import Tensor
 from hexpath_quant.agreement import check_agreement
 from hexpath_quant.errors import ExportError
 from hexpath_quant.files import atomic_folder
+from hexpath_quant.folding import absorb_relus, fix_output_shapes, fold
 from hexpath_quant.plans import Plan
 from hexpath_quant.qdq import check_graph
 from hexpath_quant.regions import KEY, onnx_regions, regions_of, regions_of_nodes
@@ -125,9 +126,13 @@ def write_qdq(
 
 
 def apply_workarounds(path: Path) -> None:
-    """Change the written graph where the compiler is known to be wrong; no-op where it is not."""
+    """Fold what is constant, and change the graph where the compiler is known to be wrong."""
     model = onnx.load(path)
-    if separate_silu(model):
+    folded = fold(model)
+    if folded:
+        fix_output_shapes(model)
+    absorbed = absorb_relus(model)
+    if separate_silu(model) or folded or absorbed:
         onnx.save(model, path)
 
 

@@ -45,6 +45,7 @@ def prepare(model: nn.Module, *, example: Tensor) -> torch.fx.GraphModule:
     _numbers_to_tensors(traced, numbers=recorder.numbers)
     _unshare(traced)
     _fold_batch_norms(traced)
+    _norms_to_convolutions(traced)
     _split_silu(traced)
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
@@ -277,6 +278,22 @@ def _fold(layer: Any, norm: Any) -> None:
     values = [t.detach().double() for t in (layer.weight, bias, norm.running_mean, norm.running_var)]
     weight, bias = fuse(*values, norm.eps, gamma.detach().double(), beta.detach().double())
     layer.weight, layer.bias = nn.Parameter(weight.to(dtype)), nn.Parameter(bias.to(dtype))
+
+
+def _norms_to_convolutions(traced: torch.fx.GraphModule) -> None:
+    """Make a 2-d batch norm that nothing can absorb (behind a pooling, a sum) a depthwise 1x1 convolution.
+
+    As a batch norm its statistics would stay float in the exported graph.
+    """
+    for node in traced.graph.nodes:
+        norm: Any = traced.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+            channels = norm.num_features
+            layer = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+            layer.weight.data.fill_(1.0)
+            layer.to(norm.running_mean)
+            _fold(layer, norm)
+            traced.set_submodule(node.target, layer.eval())
 
 
 def _split_silu(traced: torch.fx.GraphModule) -> None:

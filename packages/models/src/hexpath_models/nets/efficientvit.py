@@ -168,9 +168,11 @@ class LinearAttention(nn.Module):
         return self.proj(mixed.reshape(-1, self.heads * HEAD_DIM, height, width))  # type: ignore[no-any-return]
 
     def _joint(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As the authors: a row of ones under v makes den the last row of the product."""
-        padded = F.pad(v, (0, 0, 0, 1), mode="constant", value=1.0)
-        product = torch.matmul(torch.matmul(padded, k.transpose(-1, -2)), q)
+        """As the authors: den is the last row of the product with num, one tensor."""
+        keys = k.transpose(-1, -2)
+        # They get sum(k) from a row of ones under v; a padding's shape is not static in the exported graph.
+        both = torch.cat([torch.matmul(v, keys), torch.sum(k, -1, True).transpose(-1, -2)], 2)
+        product = torch.matmul(both, q)
         num, den = torch.split(product, [HEAD_DIM, 1], 2)
         return num / (den + EPSILON)
 
