@@ -9,6 +9,7 @@ import pytest
 from made import Made, needs_toolchain, read
 
 from hexpath_deploy.cli import main
+from hexpath_deploy.files import sha256_file
 from hexpath_deploy.hexagon.artifact import open_artifact
 from hexpath_deploy.hexagon.emulate import emulate, load_outputs
 from hexpath_deploy.hexagon.local import compile_model
@@ -35,6 +36,33 @@ def test_compile_writes_context_dlc_census(made: Made, compiled: Path) -> None:
     metadata = {entry.key: entry.value for entry in onnx.load(compiled / "model_ctx.onnx").metadata_props}
     assert json.loads(metadata["hexpath.boundary"])["inputs"]["images"]["dtype"] == "uint8"
     assert metadata["names"] == "{0: 'red', 1: 'green'}"
+
+
+def test_what_quantized_io_saves(compiled: Path) -> None:
+    found = read(compiled / "compile.json")["estimates"]
+    assert {each["source"] for each in found.values()} == {"estimate"}
+    assert 0 < found["quantized"]["value_ms"] <= found["float"]["value_ms"]
+
+
+def test_several_targets(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs_toolchain()
+    out = tmp_path / "all"
+    command = ["compile", str(made.model), "--out", str(out), "--target"]
+    assert main([*command, "qcs9075, sm8750,IQ-9075"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["model.dlc", "qcs9075", "sm8750"]
+    told = capsys.readouterr().out
+    assert "quantized I/O saves" in told
+    model = read_model(made.model)
+    for name, soc_model in (("qcs9075", 77), ("sm8750", 69)):
+        artifact = open_artifact(out / name, model=model)
+        assert artifact.soc_model == soc_model
+        assert (out / name / artifact.card["dlc"]).resolve() == (out / "model.dlc").resolve()
+        assert sha256_file(out / "model.dlc") == artifact.card["dlc_sha256"]
+    assert "estimates" not in read(out / "sm8750" / "compile.json"), "no estimate for this SoC model"
+    assert main([*command, "qcs9075,sm8751"]) == 79
+    assert main([*command, ","]) == 79
+    assert main([*command, "qcs9075,qcs6490", "--fp16"]) == 83
+    assert (out / "sm8750").exists(), "what was there stays"
 
 
 def test_both_kinds_of_io_compute_the_same(made: Made, compiled: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from hexpath_deploy.hexagon import job as jobs
 from hexpath_deploy.hexagon import toolchain
 from hexpath_deploy.hexagon.estimate import read_estimate
 from hexpath_deploy.hexagon.job import Job, check, run_job, translate
+from hexpath_deploy.hexagon.refusals import Refusal, explain, read_refusals
 
 CSV = Path(__file__).parent / "golden" / "profile.csv"
 
@@ -52,9 +53,35 @@ def test_operator_that_the_npu_cannot_run_is_named(
     code = main(["compile", str(path), "--target", "qcs9075", "--fp16", "--out", str(tmp_path / "out")])
     message = capsys.readouterr().err
     assert code == 74, message
-    assert f"the NPU cannot run {kind} 'my_odd_node'" in message
+    assert f"the NPU cannot run {kind} 'my_odd_node' (Operators of type `{kind}` are not supported" in message
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_every_refused_operator_is_named_with_its_reason() -> None:
+    """The log is recorded, see its README."""
+    log = (CSV.parent / "refused.log").read_text()
+    refused = {each.name: each for each in read_refusals(log)}
+    assert {name: each.type for name, each in refused.items()} == {
+        "odd_mod": "Mod",
+        "odd_erf": "Erf",
+        "odd_acosh": "Acosh",
+        "my_norm": "LayerNormalization",
+    }
+    assert refused["odd_mod"].why == "QNN Mod Op only support fmod == 0 for now"
+    assert refused["odd_erf"].why == "Operators of type `Erf` are not supported by QNN EP"
+    assert refused["my_norm"].why == (
+        "Unsupported input/output datatypes requested for the HTP Op 'LayerNorm' in the node 'my_norm': "
+        "UFIXED_POINT_8, SFIXED_POINT_8 -> UFIXED_POINT_8"
+    )
+
+
+def test_refused_operators_of_one_reason_are_told_together() -> None:
+    refused = [Refusal(type="Erf", name=f"e{i}", why="no") for i in range(40)]
+    told = explain([*refused, Refusal(type="Mod", name="m")])
+    assert told.startswith("Erf 'e0', 'e1', ")
+    assert told.endswith("'e39' (no); Mod 'm'")
+    assert read_refusals("nothing of the kind") == []
 
 
 def job(tmp_path: Path, kind: str = "context") -> Job:

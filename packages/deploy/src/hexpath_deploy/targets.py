@@ -65,6 +65,17 @@ def target(name: str) -> Target:
         raise UnknownTargetError(f"unknown target '{name}'{nearest(name, known)}") from None
 
 
+def several(names: str) -> tuple[Target, ...]:
+    """Return the targets of names with commas between, each once.
+
+    Raises:
+        UnknownTargetError: one of them is unknown, or none is given.
+    """
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    found = {entry.name: entry for entry in map(target, listed or [names])}
+    return tuple(found.values())
+
+
 def estimated_by(wanted: Target) -> Target:
     """Return the target whose estimate holds for `wanted`: itself, or its proxy.
 

@@ -24,9 +24,8 @@ from hexpath_deploy.errors import (
     UnreadableModelError,
     UnsupportedOperatorError,
 )
+from hexpath_deploy.hexagon.refusals import explain, read_refusals
 
-UNSUPPORTED = re.compile(r"Unsupported nodes in QNN EP: (.*)")
-NODE = re.compile(r"\{ name: (.*?), type: (.*?) \}")
 LOGGED = re.compile(r"\[E:onnxruntime:[^\]]*\] (.*?)(?:\x1b\[m)?$", re.MULTILINE)
 NOISE = ("power config", "fallback to CPU EP has been explicitly disabled", "GetCapability() for")
 ADVICE = "try --optimization 2 or 1, or --io float"
@@ -141,14 +140,11 @@ def describe(request: Mapping[str, Any]) -> str:
 
 def translate(error: str, *, log: str, job: Job) -> DeployError:
     """Return the error of this package that a worker's exception stands for."""
-    nodes = sorted({node for line in UNSUPPORTED.findall(log) for node in NODE.findall(line)})
-    if nodes:
-        named = ", ".join(f"{kind} '{name}'" for name, kind in nodes[:12])
-        more = f" and {len(nodes) - 12} more" if len(nodes) > 12 else ""
+    refused = read_refusals(log)
+    if refused:
         return UnsupportedOperatorError(
-            f"{job.subject}: the NPU cannot run {named}{more} as they are{reasons(log)}: replace them, "
-            "quantize their "
-            "inputs and outputs, or cut the graph before them and compute the rest outside"
+            f"{job.subject}: the NPU cannot run {explain(refused)}: replace them, quantize their inputs and "
+            "outputs, or cut the graph before them and compute the rest outside"
         )
     if "Unsupported model IR version" in error or "Unsupported model opset" in error:
         return UnreadableModelError(
@@ -163,9 +159,3 @@ def translate(error: str, *, log: str, job: Job) -> DeployError:
         f"Qualcomm's {stage(job)} refused {job.subject} with {describe(job.request)}: "
         f"{' | '.join(dict.fromkeys(said[:4])) or error}; {ADVICE}"[:1200]
     )
-
-
-def reasons(log: str) -> str:
-    """Return what Qualcomm's validation said of the refused nodes, or nothing."""
-    said = [line.strip() for line in log.splitlines() if "validat" in line.lower() and "rror" in line]
-    return f" ({'; '.join(dict.fromkeys(said[:3]))[:400]})" if said else ""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
 import onnx
 
-from hexpath_deploy.errors import CompileError
+from hexpath_deploy.errors import CompileError, EstimateError, UnsupportedOperatorError
 from hexpath_deploy.files import atomic_folder, sha256_file, write_json
 from hexpath_deploy.hexagon import toolchain
 from hexpath_deploy.hexagon.census import float_islands, read_census
 from hexpath_deploy.hexagon.estimate import Estimate, read_estimate
 from hexpath_deploy.hexagon.job import Job, run_job
-from hexpath_deploy.hexagon.options import Options, prepare, provider_options
+from hexpath_deploy.hexagon.options import FLOAT, QUANTIZED, Options, prepare, provider_options
 from hexpath_deploy.hexagon.precision import check_precision, warn_narrowed
 from hexpath_deploy.io import Boundary, set_metadata
 from hexpath_deploy.model import Model, load_onnx
@@ -32,6 +32,8 @@ CONTEXT, BINARY, DLC, CARD, GRAPH = (
     "graph.json",
 )
 LIMIT_S = 1800.0
+EXPLAIN = "explain"
+COMPARE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,12 @@ class Workbench:
             if path.is_file():
                 (folder / path.name).hardlink_to(path)
         request = {"job": job, "options": provider_options(self.options, soc_model=self.target.soc_model)}
-        run_job(Job(request=request, scratch=folder, subject=self.model.path), limit_s=self.limit_s)
+        try:
+            run_job(Job(request=request, scratch=folder, subject=self.model.path), limit_s=self.limit_s)
+        except UnsupportedOperatorError:
+            if job != EXPLAIN:
+                self.run(EXPLAIN)  # raises the same with reasons
+            raise
         return folder
 
 
@@ -68,19 +75,93 @@ def compile_model(
         ToolchainTimeoutError.
     """
     toolchain.require()
+    with atomic_folder(out) as folder:
+        return build(model, target=target, options=options, folder=folder, limit_s=limit_s)
+
+
+def compile_for_all(
+    model: Model, *, targets: Sequence[Target], options: Options, out: Path, limit_s: float = LIMIT_S
+) -> dict[str, dict[str, Any]]:
+    """Compile a model for several targets, each in a folder of its name in `out`; returns the cards by name.
+
+    The DLC is one for all of them, `out`/model.dlc: it holds the network before it is compiled for a chip.
+
+    Raises:
+        As compile_model; then nothing is written, for no target.
+    """
+    toolchain.require()
+    cards: dict[str, dict[str, Any]] = {}
+    with atomic_folder(out) as folder:
+        for target in targets:
+            place = folder / target.name
+            place.mkdir()
+            shared = folder / DLC if cards else None
+            cards[target.name] = build(
+                model, target=target, options=options, folder=place, limit_s=limit_s, dlc=shared
+            )
+            if shared is None:
+                (place / DLC).replace(folder / DLC)
+            cards[target.name]["dlc"] = f"../{DLC}"
+            write_json(place / CARD, cards[target.name])
+    return cards
+
+
+def build(
+    model: Model,
+    *,
+    target: Target,
+    options: Options,
+    folder: Path,
+    limit_s: float,
+    dlc: Path | None = None,
+) -> dict[str, Any]:
+    """Compile into `folder`; a `dlc` that is there already is not written again. Returns the card."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="hexpath-") as scratch, atomic_folder(out) as folder:
+    with tempfile.TemporaryDirectory(prefix="hexpath-") as scratch:
         boundary = prepare(model, options=options, path=Path(scratch) / "model.onnx")
         bench = Workbench(model=model, target=target, options=options, scratch=Path(scratch), limit_s=limit_s)
         made = bench.run("context")
         keep_context(made, model=model, boundary=boundary, folder=folder)
-        keep_dlc(bench.run("dlc"), model=model, folder=folder)
+        if dlc is None:
+            dlc = keep_dlc(bench.run("dlc"), model=model, folder=folder)
         ops = read_census(made / "graph")
         found = check_precision(folder / GRAPH, proto=load_onnx(model.path))
         warn_narrowed(found, path=model.path)
-        card = card_of(bench, ops=ops, boundary=boundary, folder=folder, seconds=time.monotonic() - began)
-        write_json(folder / CARD, card | {"narrowed": found})
+        seconds = time.monotonic() - began
+        card = card_of(bench, ops=ops, boundary=boundary, folder=folder, dlc=dlc, seconds=seconds)
+        card |= {"narrowed": found, **estimates_of(bench, made=made, seconds=seconds)}
+        write_json(folder / CARD, card)
     return card
+
+
+def estimates_of(bench: Workbench, *, made: Path, seconds: float) -> dict[str, Any]:
+    """Return the compiler's estimates by kind of I/O, where it gives any for this SoC model.
+
+    That of what was compiled is a by-product. A quantized border is held against a float one, unless
+    compiling took more than `COMPARE_S`.
+    """
+    options = bench.options
+    try:
+        found = {options.io: read_estimate(made / "profile.csv")}
+    except (EstimateError, FileNotFoundError):
+        return {}
+    if options.io == QUANTIZED and seconds < COMPARE_S:
+        other = replace(options, io=FLOAT)
+        found[FLOAT] = estimate_model(bench.model, target=bench.target, options=other, limit_s=bench.limit_s)
+    return {"estimates": {io: brief(each) for io, each in found.items()}}
+
+
+def brief(found: Estimate) -> dict[str, Any]:
+    """Return what compile.json says of an estimate; the whole of it is the work of `profile`."""
+    return {
+        "source": "estimate",
+        "value_ms": found.value_ms,
+        "low_ms": found.low_ms,
+        "high_ms": found.high_ms,
+        "missing_ops": found.missing_ops,
+        "ddr_mb": found.ddr_mb,
+        "spill_mb": found.spill_mb,
+    }
 
 
 def keep_context(made: Path, *, model: Model, boundary: Boundary, folder: Path) -> None:
@@ -112,16 +193,23 @@ def keep_context(made: Path, *, model: Model, boundary: Boundary, folder: Path) 
     copyfile(graphs[0], folder / GRAPH)
 
 
-def keep_dlc(made: Path, *, model: Model, folder: Path) -> None:
-    """Move the DLC into the output folder."""
+def keep_dlc(made: Path, *, model: Model, folder: Path) -> Path:
+    """Move the DLC into the output folder; returns where it lies then."""
     found = sorted((made / "dlc").glob("*.dlc"))
     if len(found) != 1:
         raise CompileError(f"Qualcomm's DLC writer wrote {len(found)} files for {model.path}, expected one")
     copyfile(found[0], folder / DLC)
+    return folder / DLC
 
 
 def card_of(
-    bench: Workbench, *, ops: list[dict[str, Any]], boundary: Boundary, folder: Path, seconds: float
+    bench: Workbench,
+    *,
+    ops: list[dict[str, Any]],
+    boundary: Boundary,
+    folder: Path,
+    dlc: Path,
+    seconds: float,
 ) -> dict[str, Any]:
     """Return what compile.json says."""
     return {
@@ -134,7 +222,7 @@ def card_of(
         "binary": BINARY,
         "binary_sha256": sha256_file(folder / BINARY),
         "dlc": DLC,
-        "dlc_sha256": sha256_file(folder / DLC),
+        "dlc_sha256": sha256_file(dlc),
         "options": bench.options.as_dict(),
         "boundary": {"inputs": sorted(boundary.inputs), "outputs": sorted(boundary.outputs)},
         "npu_ops": sum(row["count"] for row in ops),
@@ -142,7 +230,7 @@ def card_of(
         "float_ops": float_islands(ops),
         "ops": ops,
         "size_mb": (folder / BINARY).stat().st_size / 1e6,
-        "dlc_mb": (folder / DLC).stat().st_size / 1e6,
+        "dlc_mb": dlc.stat().st_size / 1e6,
         "seconds": round(seconds, 3),
         "tools": toolchain.versions(),
     }

@@ -24,14 +24,19 @@ from hexpath_deploy.ort import ort_errors
 
 PROVIDER = "QNNExecutionProvider"
 PR_SET_PDEATHSIG = 1
+VERBOSE, WARNING = 0, 2
+PROFILING = {"profiling_level": "basic", "profiling_file_path": "profile.csv"}
 
 
 def compile_context(request: Mapping[str, Any]) -> None:
-    """Compile model.onnx to context.onnx with its binary beside it, and dump the QNN graph into graph/."""
+    """Compile model.onnx to context.onnx with its binary beside it, and dump the QNN graph into graph/.
+
+    Where the compiler gives an estimate, it stands in profile.csv; the binary is the same with and without.
+    """
     Path("graph").mkdir()
     entries = {"ep.context_enable": "1", "ep.context_file_path": "context.onnx", "ep.context_embed_mode": "0"}
     dump = {"dump_json_qnn_graph": "1", "json_qnn_graph_dir": "graph"}
-    open_session("model.onnx", request=request, entries=entries, options=dump)
+    open_session("model.onnx", request=request, entries=entries, options={**dump, **PROFILING})
 
 
 def compile_dlc(request: Mapping[str, Any]) -> None:
@@ -43,8 +48,12 @@ def compile_dlc(request: Mapping[str, Any]) -> None:
 
 def estimate(request: Mapping[str, Any]) -> None:
     """Compile model.onnx and let the compiler write its estimate to profile.csv."""
-    profiling = {"profiling_level": "basic", "profiling_file_path": "profile.csv"}
-    open_session("model.onnx", request=request, options=profiling)
+    open_session("model.onnx", request=request, options=PROFILING)
+
+
+def explain(request: Mapping[str, Any]) -> None:
+    """Try to compile model.onnx with a log that tells why an operator is refused."""
+    open_session("model.onnx", request=request, severity=VERBOSE)
 
 
 def cost(request: Mapping[str, Any]) -> None:
@@ -73,18 +82,24 @@ JOBS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "context": compile_context,
     "dlc": compile_dlc,
     "estimate": estimate,
+    "explain": explain,
     "cost": cost,
     "emulate": emulate,
 }
 
 
 def open_session(
-    path: str, *, request: Mapping[str, Any], entries: Mapping[str, str] = {}, options: Mapping[str, str] = {}
+    path: str,
+    *,
+    request: Mapping[str, Any],
+    entries: Mapping[str, str] = {},
+    options: Mapping[str, str] = {},
+    severity: int = WARNING,
 ) -> ort.InferenceSession:
     """Open a session whose every node runs on the (emulated) NPU."""
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = 1
-    settings.log_severity_level = 2
+    settings.log_severity_level = severity
     for key, value in {"session.disable_cpu_ep_fallback": "1", **entries}.items():
         settings.add_session_config_entry(key, value)
     common = {"backend_path": library("QnnHtp"), **request["options"]}
