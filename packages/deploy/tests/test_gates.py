@@ -223,6 +223,11 @@ def on_ort(run: Run) -> None:
     run["eval.json"] |= {"evaluated_on": "ort", "sha256": MODEL}
 
 
+def semantic(run: Run) -> None:
+    run["eval.json"] |= {"task": "semantic"}
+    del run["eval.json"]["coco"]
+
+
 def without(name: str) -> Callable[[Run], None]:
     def change(run: Run) -> None:
         del run[name]
@@ -291,6 +296,7 @@ def without(name: str) -> Callable[[Run], None]:
         (unseen, "recall", "green", "unknown", "evaluate images that hold this class"),
         (on_ort, "recall", "", "unknown", "evaluate with --backend emulator"),
         (on_ort, "map_loss", "", "unknown", "evaluate with --backend emulator"),
+        (semantic, "recall", "", "unknown", "waive the gate"),
         (without("fp32.json"), "map_loss", "", "unknown", "give its file with --fp32"),
         (without("agree.json"), "agreement_db", "", "unknown", "run hexpath-deploy agree"),
         (without("profile.json"), "latency_ms", "", "unknown", "run hexpath-deploy profile"),
@@ -405,7 +411,7 @@ def test_a_gate_cannot_be_forgotten(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         ("profile.json", "model_sha256", "of different models .*profile 0000"),
         ("agree.json", "artifact_sha256", "of different artifacts .*agree 0000"),
-        ("fp32.json", "coco_sha256", "of different COCO files"),
+        ("fp32.json", "coco_sha256", "of different datasets"),
     ],
 )
 def test_files_of_different_models_are_refused(tmp_path: Path, file: str, key: str, message: str) -> None:

@@ -19,6 +19,8 @@ COMMANDS = {
     "evaluate": "hexpath_deploy.commands.evaluate",
     "profile": "hexpath_deploy.commands.profile",
     "gate": "hexpath_deploy.commands.gate",
+    "bundle": "hexpath_deploy.commands.bundle",
+    "verify": "hexpath_deploy.commands.verify",
     "regions": "hexpath_deploy.commands.regions",
     "record": "hexpath_deploy.commands.record",
     "report": "hexpath_deploy.report.command",

@@ -145,6 +145,8 @@ def not_on_artifact(evidence: Evidence) -> Figure | None:
             note=f"{evidence.files.evaluation} was evaluated on {evidence.evaluation.get('evaluated_on')}, "
             "not on the artifact",
         )
+    if "coco" not in evidence.evaluation:
+        return Figure(value=None, note=f"task '{evidence.evaluation.get('task')}' has no detections to count")
     return None
 
 

@@ -177,7 +177,8 @@ def check_one_model(evidence: Evidence) -> None:
     binary["agree"] = evidence.agree.get("artifact_sha256")
     refuse_mix({name: value for name, value in binary.items() if value}, what="artifacts")
     data = {"evaluation": evidence.evaluation, "FP32 evaluation": evidence.fp32}
-    refuse_mix({name: f["coco_sha256"] for name, f in data.items() if f}, what="COCO files")
+    hashes = {name: f.get("coco_sha256") or f.get("data_sha256") for name, f in data.items() if f}
+    refuse_mix({name: str(value) for name, value in hashes.items() if value}, what="datasets")
 
 
 def refuse_mix(hashes: Mapping[str, str], *, what: str) -> None:

@@ -1,0 +1,1 @@
+"""Bundles: all that goes to the device, with its proof, in one folder and one zip."""
