@@ -1,4 +1,4 @@
-"""The model card: what a model is, was trained on, reaches and costs, and its limits; as JSON and Markdown."""
+"""The model card: what a model is, was trained on, reaches, costs, and its limits; as JSON and Markdown."""
 
 from __future__ import annotations
 
