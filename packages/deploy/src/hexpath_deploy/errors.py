@@ -131,6 +131,66 @@ class GateError(DeployError):
     exit_code: ClassVar[int] = 89
 
 
+class BoardUnreachableError(DeployError):
+    """The board does not answer: unknown host or serial number, off, or the connection was lost."""
+
+    exit_code: ClassVar[int] = 95
+
+
+class BoardUnauthorizedError(DeployError):
+    """The board answers, but lets nobody in: no key, adb not confirmed, or another host key."""
+
+    exit_code: ClassVar[int] = 96
+
+
+class BoardToolMissingError(DeployError):
+    """adb or ssh is missing here, or qnn-net-run, python or an NPU is missing on the board."""
+
+    exit_code: ClassVar[int] = 97
+
+
+class BoardSpaceError(DeployError):
+    """No space left on the board."""
+
+    exit_code: ClassVar[int] = 98
+
+
+class BoardTimeoutError(DeployError):
+    """The board took longer than the limit."""
+
+    exit_code: ClassVar[int] = 99
+
+
+class BoardRunError(DeployError):
+    """What ran on the board failed, was killed, or left something else than it should."""
+
+    exit_code: ClassVar[int] = 120
+
+
+class HubMissingError(DeployError):
+    """qai-hub is not installed."""
+
+    exit_code: ClassVar[int] = 121
+
+
+class HubTokenError(DeployError):
+    """There is no API token for Qualcomm AI Hub, or it is not accepted."""
+
+    exit_code: ClassVar[int] = 122
+
+
+class HubJobError(DeployError):
+    """AI Hub refused a job, or a job failed."""
+
+    exit_code: ClassVar[int] = 123
+
+
+class HubUnreachableError(DeployError):
+    """AI Hub does not answer, also not after several tries, or took longer than the limit."""
+
+    exit_code: ClassVar[int] = 124
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint such as ``; did you mean 'qcs9075'? Known: ...`` for an unknown name."""
     names = list(known)

@@ -47,6 +47,8 @@ ROW = (
     "agree",
     "seconds",
 )
+# A backend gives some of these: only an estimate knows the traffic, only a device the memory.
+COSTS = ("ddr_mb", "spill_mb", "ddr", "peak_memory_mb")
 NAMED = ("id", "model", "method", "plan", "head", "why", "params")
 
 
@@ -231,7 +233,9 @@ def facts(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         card = stages["compile"]
         found |= {key: card[key] for key in ("npu_ops", "cpu_ops", "size_mb", "ops")}
     if "profile" in stages:
-        found |= {key: stages["profile"][key] for key in ("latency", "ddr_mb", "spill_mb", "ddr")}
+        profile = stages["profile"]
+        found |= {"latency": profile["latency"]}
+        found |= {key: profile[key] for key in COSTS if key in profile}
     if "agree" in stages:
         found["agreement"] = agreement_of(stages["agree"])
     return found

@@ -13,9 +13,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_compiling(parser: argparse.ArgumentParser) -> None:
+def add_compiling(parser: argparse.ArgumentParser, *, target_required: bool = True) -> None:
     """Add what compile and profile share."""
-    parser.add_argument("--target", required=True, help="device, see hexpath-deploy targets (compile: T,T)")
+    parser.add_argument(
+        "--target", required=target_required, help="device, see hexpath-deploy targets (compile: T,T)"
+    )
     parser.add_argument("--fp16", action="store_true", help="run a float model as FP16")
     parser.add_argument(
         "--optimization", type=int, default=3, choices=(1, 2, 3), help="of the compiler (default 3)"
