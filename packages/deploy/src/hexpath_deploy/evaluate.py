@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from hexpath_deploy.agree import verify_pair
+from hexpath_deploy.board.evaluate import OnBoard
+from hexpath_deploy.board.settings import BoardSettings
 from hexpath_deploy.coco import Annotated, read_split
 from hexpath_deploy.diagnose import check_class_order
 from hexpath_deploy.errors import OptionError, nearest
@@ -34,7 +36,7 @@ from hexpath_deploy.reference.hexpath_reference import Floats, Placed, postproce
 from hexpath_deploy.scoring import Picture, Rows, Truth, check_names, sample
 from hexpath_deploy.spec import Settings, postprocess_spec, preprocess_spec
 
-BACKENDS = ("ort", "emulator")
+BACKENDS = ("ort", "emulator", "device")
 TIMED = 8
 FLOAT32_NOTE = (
     "run in float32, which is not FP16 as the NPU has it: the emulator's figures are of the FP16 graph"
@@ -46,7 +48,7 @@ class Evaluation:
     """What to evaluate, on which images, how.
 
     `coco` for boxes and instance masks, `data` (a data.yaml) for semantic masks. `workers` are emulator
-    processes, `threads` images side by side on ONNX Runtime.
+    processes, `threads` images side by side on ONNX Runtime; `board` is for backend `device`.
     """
 
     model: Path
@@ -59,6 +61,7 @@ class Evaluation:
     workers: int = 2
     threads: int | None = None
     limit_s: float = LIMIT_S
+    board: BoardSettings | None = None
     settings: Settings = field(default_factory=Settings)
 
 
@@ -102,6 +105,10 @@ def check_options(what: Evaluation, *, network: Network | None) -> None:
         toolchain.require()
         if what.compiled is None:
             raise OptionError("--backend emulator runs a compiled artifact: give its folder with --compiled")
+    if network is None and what.backend == "device" and (what.compiled is None or what.board is None):
+        raise OptionError(
+            "--backend device runs a compiled artifact on a board: give --compiled and --device"
+        )
     for name, count in (("workers", what.workers), ("threads", what.threads)):
         if count is not None and count < 1:
             raise OptionError(f"--{name} {count}: at least one is needed")
@@ -142,12 +149,10 @@ def open_network(what: Evaluation, *, model: Model, truth: Truth, out: Path) -> 
     assert what.compiled is not None
     # The folder's name holds what the outputs depend on beside the artifact: other images get another folder.
     told = next(value for key, value in truth.about().items() if key.endswith("_sha256"))
-    return OnEmulator(
-        open_artifact(what.compiled, model=model),
-        work=work_path(out) / str(told)[:16],
-        workers=what.workers,
-        limit_s=what.limit_s,
-    )
+    artifact, work = open_artifact(what.compiled, model=model), work_path(out) / str(told)[:16]
+    if what.board is not None and what.backend == "device":
+        return OnBoard(artifact, settings=what.board, work=work)
+    return OnEmulator(artifact, work=work, workers=what.workers, limit_s=what.limit_s)
 
 
 def available_cores() -> int:

@@ -19,6 +19,7 @@ from hexpath_deploy.board.address import parse_address
 from hexpath_deploy.board.evaluate import run_images
 from hexpath_deploy.board.link import AdbLink, connect
 from hexpath_deploy.board.place import Place
+from hexpath_deploy.board.session import open_board
 from hexpath_deploy.board.settings import BoardSettings
 from hexpath_deploy.cli import main
 from hexpath_deploy.errors import BoardRunError
@@ -288,18 +289,12 @@ def test_images_in_outputs_back(
         python=sys.executable,
         emulated=True,
     )
-    if (
-        runner == "onnxruntime-qnn"
-    ):  # the emulator must be told the chip, which a PC is and an aarch64 board is not
+    if runner == "onnxruntime-qnn":  # the emulator must be told the chip, an aarch64 board knows it
         (over_adb.home / "bin" / "uname").unlink()
     seen: list[tuple[int, int]] = []
-    run_images(
-        artifact,
-        images=images,
-        work=tmp_path / "work",
-        settings=settings,
-        progress=lambda *at: seen.append(at),
-    )
+    session = open_board(settings, wanted_bytes=0)
+    work = tmp_path / "work"
+    run_images(session, artifact, images=images, work=work, progress=lambda *at: seen.append(at))
     assert seen == [(3, 3)]
     for key in images:
         ours = load_outputs(tmp_path / "work", key, boundary=artifact.boundary)
@@ -308,8 +303,12 @@ def test_images_in_outputs_back(
             np.testing.assert_array_equal(ours[name], theirs[name])
     outputs_path(tmp_path / "work", "1").unlink()
     again = {key: images[key] if key == "1" else fail for key in images}
-    run_images(artifact, images=again, work=tmp_path / "work", settings=settings)
+    run_images(session, artifact, images=again, work=work)
     assert over_adb.left() == []
+
+
+def one() -> np.ndarray:
+    return squares.batch(1)
 
 
 def fail() -> np.ndarray:
@@ -322,5 +321,24 @@ def test_output_that_is_cut_off(made: Made, compiled: Path, tmp_path: Path, over
     settings = BoardSettings(device=reach["--device"], folder=reach["--board-dir"], sdk=reach["--board-sdk"])
     over_adb.fault("cut")
     with pytest.raises(BoardRunError, match=r"_native\.raw has 3 bytes, expected"):
-        run_images(artifact, images={"1": lambda: squares.batch(1)}, work=tmp_path / "w", settings=settings)
+        run_images(open_board(settings, wanted_bytes=0), artifact, images={"1": one}, work=tmp_path / "w")
     assert not outputs_path(tmp_path / "w", "1").exists()
+
+
+def test_evaluate_on_a_board(made: Made, compiled: Path, tmp_path: Path, over_adb: FakeBoard) -> None:
+    """The same code scores what the board computed."""
+    out = tmp_path / "e.json"
+    head = ["evaluate", str(made.model), "--coco", str(made.coco), "--backend", "device", "--images", "3"]
+    assert main([*head, "--compiled", str(compiled), "--out", str(out), *over_adb.reach]) == 0
+    record = read(out)
+    assert (record["evaluated_on"], record["images"]) == ("device", 3)
+    assert record["metrics"]["map50"] == pytest.approx(1)
+    assert record["sha256"] == read(compiled / "compile.json")["binary_sha256"]
+    assert over_adb.left() == []
+
+
+def test_evaluate_needs_a_board(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "e.json"
+    head = ["evaluate", str(made.model), "--coco", str(made.coco), "--backend", "device"]
+    assert main([*head, "--out", str(out)]) == 83
+    assert "give --compiled and --device" in one_line(capsys)

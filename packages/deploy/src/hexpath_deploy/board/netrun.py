@@ -25,7 +25,7 @@ from hexpath_deploy.board.settings import BoardSettings
 from hexpath_deploy.errors import BoardToolMissingError
 from hexpath_deploy.files import write_atomic
 from hexpath_deploy.hexagon.artifact import Artifact
-from hexpath_deploy.io import Array
+from hexpath_deploy.reference.hexpath_reference import Array
 
 CONTEXT, LIST, CONFIG, HTP, OUTPUT, CSV = (
     "context.bin",

@@ -20,7 +20,7 @@ from hexpath_deploy.board.probe import Facts, need_tool
 from hexpath_deploy.board.settings import BoardSettings
 from hexpath_deploy.errors import BoardRunError, BoardToolMissingError
 from hexpath_deploy.hexagon.artifact import Artifact
-from hexpath_deploy.io import Array
+from hexpath_deploy.reference.hexpath_reference import Array
 
 SCRIPT, REQUEST, RESULT, CSV = "on_board.py", "request.json", "result.json", "profile.csv"
 ADVICE = (

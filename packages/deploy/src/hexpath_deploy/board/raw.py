@@ -13,7 +13,7 @@ import onnx
 from hexpath_deploy.errors import BoardRunError
 from hexpath_deploy.files import atomic_path
 from hexpath_deploy.hexagon.artifact import Artifact
-from hexpath_deploy.io import Array
+from hexpath_deploy.reference.hexpath_reference import Array
 
 Tensor = tuple[tuple[int, ...], np.dtype[np.generic]]
 

@@ -16,7 +16,7 @@ from hexpath_deploy.board.probe import Facts, need_space, probe
 from hexpath_deploy.board.settings import BoardSettings
 from hexpath_deploy.errors import BoardToolMissingError
 from hexpath_deploy.hexagon.artifact import Artifact
-from hexpath_deploy.io import Array
+from hexpath_deploy.reference.hexpath_reference import Array
 
 # In the order in which they are tried when none is named; imported on use.
 RUNNERS = {"qnn-net-run": "hexpath_deploy.board.netrun", "onnxruntime-qnn": "hexpath_deploy.board.ortqnn"}

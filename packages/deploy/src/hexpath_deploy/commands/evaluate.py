@@ -1,4 +1,4 @@
-"""`hexpath-deploy evaluate`: accuracy of the exported model, or of the compiled artifact on the emulator."""
+"""`hexpath-deploy evaluate`: accuracy of the exported model, or of the artifact on emulator or board."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hexpath_deploy.commands.arguments import add_model
+from hexpath_deploy.commands.board_arguments import add_board, board_of
 
 LABELS = {
     "map50": "mAP50",
@@ -30,9 +31,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--out", required=True, type=Path, metavar="F", help="JSON to write; what was found beside it"
     )
-    parser.add_argument("--backend", default="ort", help="ort (default) or emulator")
+    parser.add_argument("--backend", default="ort", help="ort (default), emulator or device")
     parser.add_argument(
-        "--compiled", type=Path, metavar="DIR", help="folder that compile wrote, for the emulator"
+        "--compiled", type=Path, metavar="DIR", help="folder that compile wrote, for emulator and device"
     )
     parser.add_argument(
         "--images", type=int, metavar="N", help="evenly spread sample (default: all; emulator: 32)"
@@ -48,6 +49,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="SECONDS",
         help="of one emulated image (default 600)",
     )
+    add_board(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             threads=args.threads,
             limit_s=args.time_limit,
+            board=board_of(args),
         ),
         out=args.out,
     )
