@@ -18,7 +18,7 @@ from hexpath_deploy.cli import COMMANDS, main
 from hexpath_deploy.errors import DeployError, EstimateError, OptionError, UnknownTargetError
 from hexpath_deploy.hexagon.options import choose, provider_options
 from hexpath_deploy.model import read_model
-from hexpath_deploy.targets import estimated_by, target, targets
+from hexpath_deploy.targets import FIGURES, estimated_by, several, target, targets
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -26,7 +26,7 @@ PACKAGE = Path(__file__).parents[1]
 def test_targets_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["targets"]) == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert re.search(r"IQ-9075 +77 +v73 +8", rows["qcs9075"])
+    assert re.search(r"IQ-9075 +77 +v73 +8 +2 +100", rows["qcs9075"])
     assert "by qcs9075" in rows["qcs8550"]
     assert main(["targets", "--json"]) == 0
     assert {entry["name"] for entry in json.loads(capsys.readouterr().out)} == set(targets())
@@ -44,6 +44,9 @@ def test_targets_table(capsys: pytest.CaptureFixture[str]) -> None:
         ("sm8650", 57),
         ("sm8750", 69),
         ("sm8850", 87),
+        ("qcs8275", 82),
+        ("iq-8275", 82),
+        ("qcs6490", 93),
     ],
 )
 def test_soc_models(name: str, soc_model: int) -> None:
@@ -53,11 +56,29 @@ def test_soc_models(name: str, soc_model: int) -> None:
 @pytest.mark.parametrize("name", list(targets()))
 def test_every_figure_has_a_source(name: str) -> None:
     entry = target(name)
-    figures = ("soc_model", "hexagon", "vtcm_mib", "tops", "fp16", "estimate")
-    given = {figure for figure in figures if getattr(entry, figure) is not None}
+    given = {figure for figure in FIGURES if getattr(entry, figure) is not None}
     assert given == set(entry.sources)
     assert entry.estimate or entry.proxy is None or estimated_by(entry).estimate
     assert (entry.proxy is None) == (entry.proxy_why is None)
+
+
+def test_one_target_shows_its_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "QCS8550"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"soc_model +43 +\[Qualcomm AI Hub device list", told)
+    assert re.search(r"npus +unknown$", told, re.MULTILINE)
+    assert re.search(r"estimate +no +\[compiled a W8A8", told)
+    assert "estimated by qcs9075: same Hexagon generation" in told
+    assert main(["targets", "qcs8551"]) == 79
+    assert "did you mean 'qcs8550'" in capsys.readouterr().err
+
+
+def test_several_targets() -> None:
+    assert [each.name for each in several("IQ-9075, sm8750,qcs9075,")] == ["qcs9075", "sm8750"]
+    with pytest.raises(UnknownTargetError, match="unknown target 'sm8751'; did you mean 'sm8750'"):
+        several("qcs9075,sm8751")
+    with pytest.raises(UnknownTargetError, match="unknown target ','"):
+        several(",")
 
 
 def test_unknown_target(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

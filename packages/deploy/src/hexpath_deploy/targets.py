@@ -11,6 +11,9 @@ from typing import Any
 
 from hexpath_deploy.errors import EstimateError, UnknownTargetError, nearest
 
+WORDS = {True: "yes", False: "no", None: "unknown"}
+FIGURES = ("soc_model", "hexagon", "vtcm_mib", "npus", "tops", "fp16", "estimate")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -25,6 +28,7 @@ class Target:
     aliases: tuple[str, ...] = ()
     hexagon: str | None = None
     vtcm_mib: int | None = None
+    npus: int | None = None
     tops: float | None = None
     fp16: bool | None = None
     estimate: bool = False
@@ -94,9 +98,24 @@ def estimated_by(wanted: Target) -> Target:
     )
 
 
+def details(entry: Target) -> str:
+    """Return one target with the source of each figure, a line each."""
+    lines = [f"{entry.name}: {entry.title}"]
+    if entry.aliases:
+        lines.append(f"  also called {', '.join(entry.aliases)}")
+    for figure in FIGURES:
+        value = getattr(entry, figure)
+        told = WORDS.get(value, value) if value is None or isinstance(value, bool) else value
+        source = f"  [{entry.sources[figure]}]" if figure in entry.sources else ""
+        lines.append(f"  {figure:9} {told}{source}")
+    if entry.proxy is not None:
+        lines.append(f"  estimated by {entry.proxy}: {entry.proxy_why}")
+    return "\n".join(lines)
+
+
 def table(chosen: Iterable[Target]) -> str:
     """Return targets as a text table."""
-    head = ("target", "device", "soc_model", "hexagon", "vtcm_mib", "tops", "fp16", "estimate", "aliases")
+    head = ("target", "device", *FIGURES, "aliases")
     rows = [head, *(cells(entry) for entry in chosen)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join(
@@ -107,13 +126,13 @@ def table(chosen: Iterable[Target]) -> str:
 def cells(entry: Target) -> tuple[str, ...]:
     """Return one row of the table."""
     estimate = "yes" if entry.estimate else f"by {entry.proxy}" if entry.proxy else "no"
-    figures = (entry.hexagon, entry.vtcm_mib, entry.tops)
+    figures = (entry.hexagon, entry.vtcm_mib, entry.npus, entry.tops)
     return (
         entry.name,
         entry.title,
         str(entry.soc_model),
         *("?" if figure is None else str(figure) for figure in figures),
-        {True: "yes", False: "no", None: "?"}[entry.fp16],
+        "?" if entry.fp16 is None else WORDS[entry.fp16],
         estimate,
         ", ".join(entry.aliases),
     )
