@@ -86,7 +86,12 @@ def add_hub(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hub-device", metavar="NAME", help="AI Hub's name of a device (default: the target's)"
     )
-    group.add_argument("--hub-options", default="", metavar="TEXT", help="more options of the compile job")
+    group.add_argument(
+        "--hub-options",
+        default="",
+        metavar="TEXT",
+        help="more options of the compile job: --hub-options='--...'",
+    )
     group.add_argument("--link", action="store_true", help="compile to a DLC and link it")
     group.add_argument("--job", metavar="ID", help="go on with this job")
     group.add_argument(
