@@ -137,6 +137,32 @@ def test_a_good_model_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["gate", "--judged", str(tmp_path / "gates.json")]) == 0
 
 
+def on_a_board(run: Run) -> None:
+    """What --backend device writes: a distribution and memory, no traffic."""
+    latency = {"value_ms": 2.0, "p99_ms": 3.5, "source": "measured", "target": "qcs9075"}
+    run["profile.json"] = {"model_sha256": MODEL, "latency": latency, "peak_memory_mb": 90.0}
+
+
+@pytest.mark.parametrize(("gate", "figure"), [("latency_ms", 1.0 + 3.5 + 2.0), ("memory_mb", 90.0)])
+def test_a_measurement_counts_with_its_tail(tmp_path: Path, gate: str, figure: float) -> None:
+    run = make_run()
+    on_a_board(run)
+    assert main(write(run, tmp_path)) == 0
+    found = next(row for row in read(tmp_path / "gates.json")["gates"] if row["gate"] == gate)
+    assert found["figure"] == pytest.approx(figure)
+    assert "measured" in found["basis"]
+
+
+def no_memory(run: Run) -> None:
+    on_a_board(run)
+    del run["profile.json"]["peak_memory_mb"]
+
+
+def emulated(run: Run) -> None:
+    on_a_board(run)
+    run["profile.json"]["latency"]["source"] = "emulated"
+
+
 def slow(run: Run) -> None:
     run["profile.json"]["latency"]["high_ms"] = 40.0
 
@@ -246,6 +272,9 @@ def without(name: str) -> Callable[[Run], None]:
             r"13\.00 ms over; inference takes 40\.00 of 43\.00 ms: passes when it runs 1\.5 times",
         ),
         (left_out, "latency_ms", "", "unknown", "profile on the device"),
+        (emulated, "latency_ms", "", "unknown", ""),
+        (emulated, "memory_mb", "", "unknown", ""),
+        (no_memory, "memory_mb", "", "unknown", ""),
         (big, "size_mb", "", "fail", r"5\.00 MB over; the largest part is dlc_mb, 25\.00 MB"),
         (hungry, "memory_mb", "", "fail", "largest part is DDR traffic"),
         (
