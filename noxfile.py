@@ -253,6 +253,18 @@ def pins(session: nox.Session) -> None:
     session.run(sys.executable, "docker/images.py", "--pins")
 
 
+@nox.session(tags=["update"])
+def fidelity(session: nox.Session) -> None:
+    """Compare estimates with published latencies again; writes the table that hexpath-deploy quotes."""
+    bin_folder, work = house(session), HERE / ".nox" / "fidelity"
+    models, found = work / "models", work / "measured.json"
+    script = ["experiments/fidelity.py", str(models), "--work", str(work / "work")]
+    session.run(str(bin_folder / "python"), *script, env=test_env())
+    options = ["--models", str(models), "--out", str(found), "--cache", str(work / "cache")]
+    session.run(str(bin_folder / "hexpath-deploy"), "fidelity", *options)
+    shutil.copyfile(found, HERE / "packages/deploy/src/hexpath_deploy/fidelity/measured.json")
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Speed against the peers, as ratios measured in one run (packages/*/bench/*.py)."""

@@ -22,6 +22,7 @@ COMMANDS = {
     "bundle": "hexpath_deploy.commands.bundle",
     "verify": "hexpath_deploy.commands.verify",
     "regions": "hexpath_deploy.commands.regions",
+    "fidelity": "hexpath_deploy.commands.fidelity",
     "record": "hexpath_deploy.commands.record",
     "report": "hexpath_deploy.report.command",
     "summary": "hexpath_deploy.report.summary_command",

@@ -9,7 +9,7 @@ import pytest
 from hexpath_deploy.errors import ResultsError
 from hexpath_deploy.report import Comparison, compare
 from hexpath_deploy.report.comparison import headline, primary_metric
-from hexpath_deploy.report.known_error import known_error, precision
+from hexpath_deploy.report.known_error import KnownError, deviations, known_error, precision, table
 
 
 def by_id(record: dict[str, Any], **options: Any) -> dict[str, Comparison]:
@@ -97,10 +97,11 @@ def test_precision(plan: str, expected: str | None) -> None:
 
 
 def test_known_error_is_computed_from_the_table() -> None:
-    # 4.92 / 6.20 and 2.09 / 1.84; 5.18 / 4.80 and 5.18 / 4.44; 7.15 / 5.31 and 38.0 / 25.5.
-    assert [known_error(plan).text for plan in ("w8a8", "w8a16", "fp16")] == [  # type: ignore[union-attr]
-        "\u221221 to +14%",
-        "+8 to +17%",
-        "+35 to +49%",
-    ]
+    for plan in ("w8a8", "w8a16", "fp16"):
+        rows = [row for row in table()["rows"] if row["precision"] == plan]
+        errors = [error for row in rows for error in deviations(row)]
+        known = known_error(plan)
+        assert known is not None
+        assert (known.low, known.high, known.cases) == (min(errors), max(errors), len(errors))
+    assert KnownError(low=-0.21, high=0.14, cases=4).text == "\u221221 to +14%"
     assert known_error("mixed") is None

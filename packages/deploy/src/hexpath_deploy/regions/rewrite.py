@@ -12,10 +12,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import ml_dtypes
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from hexpath_deploy.io import set_metadata
 from hexpath_deploy.regions.network import (
@@ -32,6 +31,7 @@ from hexpath_deploy.regions.network import (
 from hexpath_deploy.regions.precision import BASE, PRECISIONS, Precision
 
 PLAN_KEY = "hexpath.plan_regions"
+INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
 WIDEN = 257  # 65535 / 255: the same range, 256 times finer
 NARROW = 127 / 7
 # As hexpath-quant exports at 16 bits: QAIRT 2.51 gets convolution and SiLU, fused, wrong on small maps.
@@ -190,7 +190,7 @@ def dequantize(writer: Writer, name: str, scale: Scale) -> None:
 def quantize(values: Values, scale: Scale) -> Values:
     """Return stored numbers, rounded half to even and saturated."""
     rank, kind = values.ndim, scale.zero_point.dtype
-    low, high = (-8, 7) if kind == ml_dtypes.int4 else (np.iinfo(kind).min, np.iinfo(kind).max)
+    low, high = (-8, 7) if kind == INT4 else (np.iinfo(kind).min, np.iinfo(kind).max)
     zero = scale.along(scale.zero_point.astype(np.float64), rank=rank)
     stored = (
         np.rint(values / scale.along(scale.scale.astype(np.float32).astype(np.float64), rank=rank)) + zero
@@ -217,7 +217,7 @@ def at_bits(scale: Scale, bits: int) -> Scale:
 
 def at_four_bits(scale: Scale) -> Scale:
     """Return a symmetric 8-bit weight's encoding at 4 bits."""
-    zero = np.zeros(scale.zero_point.shape, ml_dtypes.int4)
+    zero = np.zeros(scale.zero_point.shape, INT4)
     return Scale(scale=scale.scale * NARROW, zero_point=zero, axis=scale.axis)
 
 

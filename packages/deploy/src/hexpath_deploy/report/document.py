@@ -154,7 +154,7 @@ def context(results: Mapping[str, Any], *, found: list[Comparison], drawn: Drawn
 def _best_error(best: Comparison | None) -> str | None:
     if best is None or best.plan.latency is None or best.plan.latency["source"] != "estimate":
         return None
-    known = known_error(best.plan.first("plan"))
+    known = known_error(best.plan.first("plan"), target=best.plan.latency["target"])
     return known.text if known else None
 
 

@@ -1,19 +1,17 @@
 """How far estimates have been from published device figures.
 
-The figures stand in `estimate_error.json`, with their source; the ranges that the report quotes are computed
-from them.
+The figures stand in `fidelity/measured.json`, which `hexpath-deploy fidelity` wrote; the ranges that the
+report quotes are computed from them.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from typing import Any
 
+from hexpath_deploy.fidelity.measured import measured
 from hexpath_deploy.report.labels import MINUS
 
 
@@ -34,17 +32,14 @@ class KnownError:
         return f"{_signed(self.low)} to {_signed(self.high)}%"
 
 
-@cache
 def table() -> Mapping[str, Any]:
-    """The known cases: source, caveat, rows of estimate_ms and published ms."""
-    text = resources.files("hexpath_deploy.report").joinpath("estimate_error.json").read_text("utf-8")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
+    """The known cases: source, caveat, tools, rows of an estimate and the published figures beside it."""
+    return measured()
 
 
 def deviations(row: Mapping[str, Any]) -> list[float]:
     """Estimate over published, minus one, for each published figure of a row of the table."""
-    return [row["estimate_ms"] / published["ms"] - 1 for published in row["published"]]
+    return [published["error"] for published in row["published"]]
 
 
 def precision(plan: str) -> str | None:
@@ -54,15 +49,20 @@ def precision(plan: str) -> str | None:
     return "float" if re.fullmatch(r"fp(16|32)(-.*)?", plan) else None
 
 
-def known_error(plan: str) -> KnownError | None:
-    """What is known of the estimate's error for the precision of `plan`; None when nothing is."""
+def known_error(plan: str, *, target: str | None = None) -> KnownError | None:
+    """What is known of the estimate's error for the precision of `plan`; None when nothing is.
+
+    Figures of the target itself are taken where there are some, else those of all devices.
+    """
     wanted = precision(plan)
-    found = [
-        value
+    figures = [
+        figure
         for row in table()["rows"]
-        if wanted and precision(row["plan"]) == wanted
-        for value in deviations(row)
+        if wanted and precision(row["precision"]) == wanted
+        for figure in row["published"]
     ]
+    own = [figure for figure in figures if figure["target"] == target]
+    found = [figure["error"] for figure in own or figures]
     return KnownError(low=min(found), high=max(found), cases=len(found)) if found else None
 
 

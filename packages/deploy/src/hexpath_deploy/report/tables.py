@@ -84,7 +84,7 @@ def _plan_row(item: Comparison, *, metric: str, slowest: float) -> PlanRow:
     beside = (emulator or {}).get("same_images", {}).get("ort", {})
     both = emulator is not None and metric in beside and metric in emulator["metrics"]
     estimated = latency is not None and latency["source"] == "estimate"
-    known = known_error(item.plan.first("plan")) if estimated else None
+    known = known_error(item.plan.first("plan"), target=latency["target"]) if latency and estimated else None
     return PlanRow(
         item=item,
         accuracy=item.plan.metrics.get(metric),

@@ -1,0 +1,1 @@
+"""How far estimates are from published device figures: the figures, the comparison, and what was found."""
