@@ -1,8 +1,9 @@
 """Build the networks whose latency Qualcomm publishes, for `hexpath-deploy fidelity`, without a download.
 
 Weights are random: latency does not depend on them (encodings, calibrated on few images, matter a little).
-YOLO11n comes from our own commands with 80 classes and Ultralytics' single output, SegFormer-B0 from
-transformers and ONNX Runtime's quantizer. Files are named NETWORK-PRECISION.onnx. What is there is not built again.
+YOLO11n comes from our own commands with 80 classes and Ultralytics' single output.
+SegFormer-B0 comes from transformers and ONNX Runtime's quantizer.
+Files are named NETWORK-PRECISION.onnx. What is there is not built again.
 """
 
 from __future__ import annotations
