@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,12 @@ from made import Made, read
 from hexpath_deploy.board import probe
 from hexpath_deploy.board.address import parse_address
 from hexpath_deploy.board.evaluate import run_images
-from hexpath_deploy.board.link import AdbLink, connect
+from hexpath_deploy.board.link import AdbLink, connect, unpack
 from hexpath_deploy.board.place import Place
 from hexpath_deploy.board.session import open_board
 from hexpath_deploy.board.settings import BoardSettings
 from hexpath_deploy.cli import main
-from hexpath_deploy.errors import BoardRunError
+from hexpath_deploy.errors import BoardRunError, BoardUnreachableError
 from hexpath_deploy.hexagon.artifact import open_artifact
 from hexpath_deploy.hexagon.emulate import emulate, load_outputs, outputs_path
 from hexpath_deploy.model import read_model
@@ -342,3 +343,37 @@ def test_evaluate_needs_a_board(made: Made, tmp_path: Path, capsys: pytest.Captu
     head = ["evaluate", str(made.model), "--coco", str(made.coco), "--backend", "device"]
     assert main([*head, "--out", str(out)]) == 83
     assert "give --compiled and --device" in one_line(capsys)
+
+
+def test_connection_that_is_lost_midway(pc_over_ssh: FakeBoard) -> None:
+    reach = dict(zip(pc_over_ssh.reach[::2], pc_over_ssh.reach[1::2], strict=True))
+    keys = {"identity": Path(reach["--identity"]), "known_hosts": Path(reach["--known-hosts"])}
+    link = connect(parse_address(reach["--device"], **keys))
+    with pytest.raises(BoardUnreachableError, match="the connection was lost"):
+        link.shell("kill -9 $PPID; sleep 20", limit_s=30)
+
+
+def test_interrupted_here(
+    made: Made, compiled: Path, tmp_path: Path, over_adb: FakeBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C: nothing is written here, nothing stays on the board."""
+
+    def stop(self: Place, *words: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Place, "execute", stop)
+    assert profile(over_adb, made, compiled, tmp_path / "p.json") == 130
+    assert over_adb.left() == []
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_archive_that_leads_elsewhere(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        (tmp_path / "x").write_text("x")
+        tar.add(tmp_path / "x", arcname="../out-of-here")
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:700])
+    (tmp_path / "target").mkdir()
+    for name in ("a.tar", "cut.tar"):
+        with pytest.raises(BoardRunError, match="the board sent no whole archive"):
+            unpack(tmp_path / name, target=tmp_path / "target", what="pull")
+    assert not (tmp_path / "out-of-here").exists()

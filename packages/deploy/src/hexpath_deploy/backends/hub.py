@@ -121,7 +121,8 @@ def open_hub() -> Hub:
     """
     try:
         import qai_hub
-        from qai_hub.client import InternalError, RateLimitedError, UserError
+        from qai_hub.client import APIException, Error, InternalError, RateLimitedError, UserError
+        from requests.exceptions import RequestException
     except ImportError:
         raise HubMissingError(
             "qai-hub is not installed: pip install 'hexpath-deploy[aihub]' (qai-hub 0.56 or newer)"
@@ -135,8 +136,8 @@ def open_hub() -> Hub:
     return Hub(
         client=client,
         device=qai_hub.Device,
-        passing=(InternalError, RateLimitedError, ConnectionError),
-        refusing=(UserError,),
+        passing=(InternalError, RateLimitedError, RequestException),
+        refusing=(Error, APIException),
         token=token,
     )
 
