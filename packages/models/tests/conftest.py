@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_masks import write_checkpoint, write_masks
 from PIL import Image, ImageDraw
 
 from hexpath_models.checkpoint import CheckpointCard, save_checkpoint
@@ -156,3 +157,15 @@ def run() -> Run:
         return Outcome(code=code, out=out.getvalue(), err=err.getvalue())
 
     return command
+
+
+@pytest.fixture(scope="session")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data.yaml of images with id masks."""
+    return write_masks(tmp_path_factory.mktemp("masks"))
+
+
+@pytest.fixture(scope="session")
+def ddrnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DDRNet23-Slim with random weights."""
+    return write_checkpoint(tmp_path_factory.mktemp("ddrnet") / "model.safetensors")

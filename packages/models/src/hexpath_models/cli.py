@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .errors import DiskFullError, ModelError
+from .errors import DiskFullError, ModelError, OptionError
+from .semantic.command import add_option_argument, add_train_arguments, print_list, run_export, run_train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +67,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that a resume needs")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--imgsz", type=int, default=320, help="square, pixels (default: %(default)s)")
+    parser.add_argument("--imgsz", default="320", help="pixels; 544x640 too for segmentation (default: 320)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--optimizer", default="AdamW")
@@ -85,6 +86,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=None,
         help="compute in bfloat16 and channels-last on the CPU (default: where the CPU has the instructions)",
     )
+    add_train_arguments(parser)
     parser.set_defaults(run=_train)
 
 
@@ -100,6 +102,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("--imgsz", default="", help="320 or 544x640 (default: the checkpoint's)")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.onnx and recorded.npz")
+    add_option_argument(parser)
     parser.set_defaults(run=_export)
 
 
@@ -129,15 +132,24 @@ def _list(arguments: argparse.Namespace) -> None:
             f"{card.name:12} {card.task:8} {card.published_map:8.1f} {masks:>6} {end_to_end:>11} "
             f"{card.params_m:9.1f} {card.gflops_640:11.1f}  {card.weights_file} ({card.licence})"
         )
+    print_list()
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from dataclasses import fields
 
+    from .dataset import image_size
     from .train import TrainConfig, resolve_device, train
 
+    device = resolve_device(arguments.device)
+    if _is_semantic(arguments):
+        run_train(arguments, device=device)
+        return
+    side, width = image_size(arguments.imgsz)
+    if side != width:
+        raise OptionError(f"--imgsz {arguments.imgsz}: YOLO trains on squares; give one number")
     values = {field.name: getattr(arguments, field.name) for field in fields(TrainConfig)}
-    config = TrainConfig(**values | {"device": resolve_device(arguments.device)})
+    config = TrainConfig(**values | {"device": device, "imgsz": side})
     metrics = train(config, data=arguments.data, out=arguments.out, work=arguments.work)
     masks = f", mask_map {metrics['mask_map']:.3f}" if "mask_map" in metrics else ""
     print(
@@ -147,7 +159,24 @@ def _train(arguments: argparse.Namespace) -> None:
     )
 
 
+def _is_semantic(arguments: argparse.Namespace) -> bool:
+    from .semantic.registry import SEMANTIC
+
+    if arguments.model or not arguments.weights:
+        return arguments.model in SEMANTIC
+    from .semantic.checkpoint import is_semantic, load_semantic
+
+    if is_semantic(Path(arguments.weights)):
+        arguments.model = load_semantic(Path(arguments.weights))[1].arch
+    return bool(arguments.model)
+
+
 def _export(arguments: argparse.Namespace) -> None:
+    from .semantic.checkpoint import is_semantic
+
+    if is_semantic(arguments.checkpoint):
+        run_export(arguments)
+        return
     from .export import export
     from .prepare import parse_head
 

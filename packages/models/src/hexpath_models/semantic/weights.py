@@ -74,6 +74,11 @@ def load_published(network: SemanticNetwork, file: Path) -> bool:
 
 def read_state(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a .pt, .pth or .safetensors file, of its `state_dict` where it has one."""
+    return _tensors(read_raw(file), file)
+
+
+def read_raw(file: Path) -> Any:
+    """Return what a file holds; torch's restricted unpickler takes tensors and plain containers only."""
     import torch
 
     if not file.is_file():
@@ -81,7 +86,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return _safetensors(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" not in str(error) and "GLOBAL" not in str(error):
             raise CorruptCheckpointError(f"{file} is damaged or no checkpoint; fetch it anew") from error
@@ -93,7 +98,6 @@ def read_state(file: Path) -> dict[str, Tensor]:
         raise CorruptCheckpointError(
             f"{file} is damaged or no checkpoint: {' '.join(str(error).split())[:160]}; fetch it anew"
         ) from error
-    return _tensors(content, file)
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
