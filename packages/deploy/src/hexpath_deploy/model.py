@@ -51,6 +51,11 @@ class Model:
         return self.metadata.get("hexpath.model", self.path.stem)
 
     @property
+    def has_float_regions(self) -> bool:
+        """Whether the model's mixed plan leaves regions in float, to run in half precision."""
+        return '"fp16"' in self.metadata.get("hexpath.plan_regions", "")
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """The graph's outputs, in its order."""
         return tuple(self.shapes)

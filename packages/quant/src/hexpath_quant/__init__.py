@@ -6,13 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hexpath_quant.api import quantize
-    from hexpath_quant.plans import PLANS, Plan, parse_plan
+    from hexpath_quant.plans import PLANS, MixedPlan, Plan, parse_plan
     from hexpath_quant.task import Task
 
 __version__ = "0.1.0"
-__all__ = ["PLANS", "Plan", "Task", "__version__", "parse_plan", "quantize"]
+__all__ = ["PLANS", "MixedPlan", "Plan", "Task", "__version__", "parse_plan", "quantize"]
 
-_HOMES = {"quantize": "api", "PLANS": "plans", "Plan": "plans", "parse_plan": "plans", "Task": "task"}
+_HOMES = {
+    "quantize": "api",
+    "PLANS": "plans",
+    "MixedPlan": "plans",
+    "Plan": "plans",
+    "parse_plan": "plans",
+    "Task": "task",
+}
 
 
 def __getattr__(name: str) -> Any:

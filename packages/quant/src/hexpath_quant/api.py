@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from hexpath_quant.errors import CalibrationError
 from hexpath_quant.export import export
 from hexpath_quant.methods import find_method
-from hexpath_quant.plans import Plan, parse_plan
+from hexpath_quant.mixed import apply_plan
+from hexpath_quant.plans import AnyPlan, MixedPlan, parse_plan
 from hexpath_quant.prepare import as_tuple, prepare
+from hexpath_quant.regions import regions_of
 
 
 def quantize(
@@ -19,7 +21,7 @@ def quantize(
     *,
     calibration: Sequence[Tensor],
     out: Path | str,
-    plan: Plan | str = "w8a8",
+    plan: AnyPlan | str = "w8a8",
     method: str = "minmax",
     input_range: tuple[float, float] | None = (0.0, 1.0),
     input_name: str = "images",
@@ -32,7 +34,7 @@ def quantize(
         model: float32, one tensor in, one or a tuple of tensors out; is not changed.
         calibration: batches, float32 (B, ...), as the model takes them; the first image fixes the shapes.
         out: folder: model.onnx, model.encodings, recorded.npz, quant.json.
-        plan: a Plan, or a name such as ``w8a8`` or ``w4a8-per-tensor``.
+        plan: a Plan, a MixedPlan, the path of a plan file, or a name such as ``w8a8`` or ``w4a8-per-tensor``.
         method: a name from ``METHODS``.
         input_range: what the input can hold; [0, 1] gives scale 1/255 at 8 bit. None: observe it.
         input_name, output_names: of the graph; outputs are output0, output1, ... by default.
@@ -44,7 +46,7 @@ def quantize(
     Raises:
         QuantError: one of its subclasses, see ``hexpath_quant.errors``.
     """
-    chosen, precision = find_method(method), plan if isinstance(plan, Plan) else parse_plan(plan)
+    chosen, precision = find_method(method), parse_plan(plan) if isinstance(plan, str) else plan
     if not calibration:
         raise CalibrationError("the calibration set is empty; give at least one batch")
     example = calibration[0][:1]
@@ -54,14 +56,18 @@ def quantize(
 
     prepared = prepare(model, example=example)
     count = len(as_tuple(prepared(example)))
-    sim = chosen.quantize(prepared, example=example, plan=precision, batches=batches, input_range=input_range)
+    names = output_names or [f"output{index}" for index in range(count)]
+    if isinstance(precision, MixedPlan):
+        apply_plan(prepared, plan=precision, regions=regions_of(prepared, output_names=names))
+    base = precision.base if isinstance(precision, MixedPlan) else precision
+    sim = chosen.quantize(prepared, example=example, plan=base, batches=batches, input_range=input_range)
     return export(
         sim,
         out=Path(out),
         example=example,
         samples=calibration[0][:4],
         input_names=[input_name],
-        output_names=output_names or [f"output{index}" for index in range(count)],
+        output_names=names,
         plan=precision,
         method=f"ptq:{method}",
         metadata=metadata or {},

@@ -25,11 +25,12 @@ from hexpath_quant.agreement import check_agreement
 from hexpath_quant.errors import ExportError
 from hexpath_quant.files import atomic_folder
 from hexpath_quant.folding import absorb_relus, fix_output_shapes, fold
-from hexpath_quant.plans import Plan
+from hexpath_quant.mixed import float_nodes
+from hexpath_quant.plans import AnyPlan, MixedPlan
 from hexpath_quant.qdq import check_graph
 from hexpath_quant.regions import KEY, onnx_regions, regions_of, regions_of_nodes
 from hexpath_quant.sim import forward_of
-from hexpath_quant.static import named_operators, static_shapes
+from hexpath_quant.static import named_operators, operator_of, static_shapes
 from hexpath_quant.workarounds import separate_silu
 
 OPSET = 21  # the first with 4-bit and 16-bit QuantizeLinear
@@ -44,7 +45,7 @@ def export(
     samples: Tensor,
     input_names: Sequence[str],
     output_names: Sequence[str],
-    plan: Plan,
+    plan: AnyPlan,
     method: str,
     metadata: Mapping[str, str],
     card: Mapping[str, Any],
@@ -84,9 +85,14 @@ def export(
         path = folder / "model.onnx"
         write_qdq(sim, path=path, example=example, input_names=input_names, output_names=output_names)
         apply_workarounds(path)
-        model = check_graph(path)
+        floats = float_nodes(sim.model.graph)
+        model = check_graph(
+            path, floats=[n.name for n in onnx.load(path).graph.node if operator_of(n.name) in floats]
+        )
         own = {"hexpath.plan": plan.name, "hexpath.method": method}
         own[KEY] = json.dumps(onnx_regions(model, owner=owner))
+        if isinstance(plan, MixedPlan):
+            own["hexpath.plan_regions"] = json.dumps(plan.precisions(parts))
         _write_metadata(model, path=path, metadata={**metadata, **own})
         write_encodings(
             sim, path=folder / "model.encodings", example=example, names=(input_names, output_names)

@@ -157,8 +157,7 @@ class LeanTwin(nn.Module):
         graph.output(output[0] if isinstance(output, tuple) else output)
         root = nn.Module()
         self.body = torch.fx.GraphModule(self._modules_of(sim, graph=graph, root=root), graph)
-        if dtype == torch.float32 or all(q.bits <= BFLOAT16_MAX_BITS for q in self._shared.values()):
-            _fuse_silu(self.body)
+        _fuse_silu(self.body, max_bits=32 if dtype == torch.float32 else BFLOAT16_MAX_BITS)
         _skip_requantization(self.body)
         self.body.graph.eliminate_dead_code()
         self.body.recompile()
@@ -213,7 +212,7 @@ def _lean(body: torch.fx.GraphModule, node: Any) -> LeanModule | None:
     return module if isinstance(module, LeanModule) else None
 
 
-def _fuse_silu(body: torch.fx.GraphModule) -> None:
+def _fuse_silu(body: torch.fx.GraphModule, *, max_bits: int) -> None:
     """Replace layer -> (sigmoid, multiplication) by layer -> LeanSiLU, where nobody else reads between."""
     for node in list(body.graph.nodes):
         product = _lean(body, node)
@@ -227,6 +226,8 @@ def _fuse_silu(body: torch.fx.GraphModule) -> None:
         if set(x.users) != {node, gate} or set(gate.users) != {node} or any(e in ([], [None]) for e in ends):
             continue
         if any(q is not None for q in [*sigmoid.inputs, *product.inputs]):
+            continue
+        if any(end[0].bits > max_bits for end in ends):  # type: ignore[union-attr]
             continue
         target = f"{str(node.target).replace('.', '_')}_silu"
         body.add_submodule(target, LeanSiLU(before=ends[0][0], gate=ends[1][0], after=ends[2][0]))  # type: ignore[arg-type]

@@ -1,16 +1,23 @@
 """Precision plans: how many bits the weights and the activations of a network get.
 
-A plan is frozen data. One plan holds for a whole network; a mapping from region to plan
-can stand beside it later without a change here.
+A plan is frozen data: one precision for a whole network, or a mixed plan: a default and a precision for each
+region that differs. Mixed plans are small YAML files that people read and edit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from hexpath_quant.errors import UnknownNameError, unknown_name
+from hexpath_quant.errors import OutputError, PlanError, UnknownNameError, unknown_name
 
 GRANULARITIES = ("per-channel", "per-tensor")
+FP16 = "fp16"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+KEYS = ("plan", "default", "regions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,41 @@ class Plan:
         return f"w{self.weight_bits}a{self.activation_bits}" + ("" if self.per_channel else "-per-tensor")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MixedPlan:
+    """A precision for each region of a network.
+
+    Attributes:
+        name: letters, digits, ``.``, ``-`` and ``_``.
+        default: of every region that ``regions`` does not name.
+        regions: region -> ``w8a8``, ``w8a16``, ``w4a8``, ``w4a16``, or ``fp16``: float in the file, half
+            precision on the NPU.
+    """
+
+    name: str
+    default: str
+    regions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def base(self) -> Plan:
+        """The default as an integer plan (w8a8 for fp16), for weight granularity and symmetry."""
+        return PLANS["w8a8"] if self.default == FP16 else parse_precision(self.default)
+
+    def precision(self, region: str) -> str:
+        """Return the precision of a region as it is written."""
+        return self.regions.get(region, self.default)
+
+    def precisions(self, regions: Iterable[str]) -> dict[str, str]:
+        """Return region -> precision for all ``regions``; UnknownNameError for one that they lack."""
+        known = list(regions)
+        for region in self.regions:
+            if region not in known:
+                raise unknown_name(kind=f"region of plan '{self.name}'", name=region, known=known)
+        return {region: self.precision(region) for region in known}
+
+
+AnyPlan = Plan | MixedPlan
+
 PLANS: dict[str, Plan] = {
     "w8a8": Plan(weight_bits=8, activation_bits=8),
     "w8a16": Plan(weight_bits=8, activation_bits=16),
@@ -50,14 +92,26 @@ SAYS = {
 }
 
 
-def parse_plan(text: str) -> Plan:
+def parse_plan(text: str) -> AnyPlan:
+    """Read ``w8a8``, ``w8a8-per-tensor``, or the path of a plan file.
+
+    Raises:
+        UnknownNameError: no such plan; the message offers the nearest.
+        OutputError, PlanError: see ``read_plan``.
+    """
+    if text.endswith((".yaml", ".yml")) or "/" in text:
+        return read_plan(Path(text))
+    return parse_precision(text)
+
+
+def parse_precision(text: str) -> Plan:
     """Read ``w8a8`` or ``w8a8-per-tensor``.
 
     Raises:
         UnknownNameError: no such plan; the message offers the nearest.
     """
     base, _, granularity = text.partition("-")
-    if base in ("fp32", "fp16"):
+    if base in ("fp32", FP16):
         raise UnknownNameError(
             f"plan '{base}' is not quantized here; export the float model and compile that"
         )
@@ -67,3 +121,57 @@ def parse_plan(text: str) -> Plan:
     if granularity and granularity not in GRANULARITIES:
         raise unknown_name(kind="weight granularity", name=granularity, known=GRANULARITIES)
     return replace(PLANS[base], per_channel=granularity != "per-tensor")
+
+
+def read_plan(path: Path) -> MixedPlan:
+    """Read a plan file: ``plan`` (a name), ``default`` and ``regions`` (region: precision).
+
+    Raises:
+        OutputError: no such file.
+        PlanError: it does not say what it must, or of a precision that does not exist.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise OutputError(f"--plan {path} does not exist")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise PlanError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    return plan_of(content, where=str(path))
+
+
+def plan_of(content: Any, *, where: str) -> MixedPlan:
+    """Return the plan that a file's content states; ``where`` is for messages. Raises PlanError."""
+    if not isinstance(content, dict) or "plan" not in content:
+        raise PlanError(f"{where} is no plan: it needs 'plan: NAME', 'default: w8a8' and 'regions: {{...}}'")
+    for key in content:
+        if key not in KEYS:
+            raise PlanError(f"{where}: {unknown_name(kind='key', name=str(key), known=KEYS)}")
+    name, default, regions = str(content["plan"]), str(content.get("default", "w8a8")), content.get("regions")
+    if not NAME.fullmatch(name):
+        raise PlanError(f"{where}: plan name '{name}' may hold letters, digits, '.', '-' and '_' only")
+    if not isinstance(regions or {}, dict):
+        raise PlanError(f"{where}: regions must map a region to a precision, found {regions!r}")
+    plan = MixedPlan(name=name, default=default, regions={str(r): str(p) for r, p in (regions or {}).items()})
+    _check_precisions(plan, where=where)
+    return plan
+
+
+def to_yaml(plan: MixedPlan) -> str:
+    """Return the text of a plan file."""
+    lines = [f"plan: {plan.name}", f"default: {plan.default}"]
+    listed = [f"  {region}: {precision}" for region, precision in plan.regions.items()]
+    return "\n".join([*lines, *(["regions:", *listed] if listed else ["regions: {}"])]) + "\n"
+
+
+def _check_precisions(plan: MixedPlan, *, where: str) -> None:
+    for precision in [plan.default, *plan.regions.values()]:
+        if precision == FP16:
+            continue
+        try:
+            found = parse_precision(precision)
+        except UnknownNameError as error:
+            raise PlanError(f"{where}: {error}") from error
+        if found.per_channel != plan.base.per_channel:
+            raise PlanError(f"{where}: '{precision}' and '{plan.default}' differ in weight granularity")

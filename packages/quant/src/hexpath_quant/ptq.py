@@ -15,7 +15,8 @@ from hexpath_quant.errors import CalibrationError
 from hexpath_quant.export import export
 from hexpath_quant.lean import LeanTwin
 from hexpath_quant.methods import find_method
-from hexpath_quant.plans import Plan
+from hexpath_quant.mixed import apply_plan
+from hexpath_quant.plans import AnyPlan, MixedPlan
 from hexpath_quant.prepare import prepare
 from hexpath_quant.progress import say
 from hexpath_quant.regions import regions_of
@@ -28,7 +29,7 @@ SAMPLES = 4
 def ptq(
     task: Task,
     *,
-    plan: Plan,
+    plan: AnyPlan,
     method: str,
     calibration: int,
     out: Path,
@@ -48,7 +49,7 @@ def ptq(
         overrides: regions that replace or refine the derived ones, see ``regions_of``.
     """
     start = time.perf_counter()
-    sim = simulate(task, plan=plan, method=method, calibration=calibration)
+    sim = simulate(task, plan=plan, method=method, calibration=calibration, overrides=overrides)
     metrics = score(task, sim=sim) if evaluate else {}
     card = {
         "task": task.name,
@@ -62,7 +63,14 @@ def ptq(
     return metrics
 
 
-def simulate(task: Task, *, plan: Plan, method: str, calibration: int) -> QuantizationSimModel:
+def simulate(
+    task: Task,
+    *,
+    plan: AnyPlan,
+    method: str,
+    calibration: int,
+    overrides: Mapping[str, Sequence[str]] | None = None,
+) -> QuantizationSimModel:
     """Return ``task``'s model prepared, simulated under ``plan`` and calibrated by ``method``."""
     if calibration < 1:
         raise CalibrationError(f"--calibration {calibration} is no number of images; give at least 1")
@@ -70,11 +78,14 @@ def simulate(task: Task, *, plan: Plan, method: str, calibration: int) -> Quanti
     say(f"preparing the model of task {task.name}")
     example = task.example
     prepared = prepare(task.float_model(), example=example)
+    if isinstance(plan, MixedPlan):
+        regions = regions_of(prepared, output_names=task.output_names, overrides=overrides)
+        apply_plan(prepared, plan=plan, regions=regions)
     say(f"calibrating {plan.name} by {method} on {calibration} images")
     return chosen.quantize(
         prepared,
         example=example,
-        plan=plan,
+        plan=plan.base if isinstance(plan, MixedPlan) else plan,
         batches=lambda: task.calibration(calibration),
         input_range=(0.0, 1.0),
     )
@@ -93,7 +104,7 @@ def write(
     *,
     sim: QuantizationSimModel,
     out: Path,
-    plan: Plan,
+    plan: AnyPlan,
     method: str,
     card: Mapping[str, Any],
     extra_files: Mapping[str, bytes] | None = None,

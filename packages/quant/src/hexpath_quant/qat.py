@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hexpath_quant.errors import DeviceError, TrainingError
 from hexpath_quant.lean import LeanTwin
-from hexpath_quant.plans import Plan
+from hexpath_quant.plans import AnyPlan, MixedPlan
 from hexpath_quant.progress import Ticker, say
 from hexpath_quant.ptq import simulate, task_head, write
 from hexpath_quant.recipe import Recipe
@@ -38,7 +38,7 @@ Tensors = dict[str, Tensor]
 def qat(
     task: Task,
     *,
-    plan: Plan,
+    plan: AnyPlan,
     method: str,
     calibration: int,
     recipe: Recipe,
@@ -59,8 +59,10 @@ def qat(
         TrainingError: the loss became NaN or infinite.
     """
     start = time.perf_counter()
-    sim = simulate(task, plan=plan, method=method, calibration=calibration)
+    sim = simulate(task, plan=plan, method=method, calibration=calibration, overrides=overrides)
     arguments = {"plan": plan.name, "method": method, "calibration": calibration, **asdict(recipe)}
+    if isinstance(plan, MixedPlan):
+        arguments["regions"] = {"default": plan.default, **plan.regions}
     trainer = Trainer(task, sim=sim, recipe=recipe, work=work, arguments=arguments)
     history = trainer.run()
     best = max(history, key=lambda row: row["score"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,8 @@ class Graph:
         return self.value(self.maker[name].input[1]).reshape(-1)
 
 
-def check_graph(path: Path) -> onnx.ModelProto:
-    """Check every rule on the file; return the model.
+def check_graph(path: Path, *, floats: Collection[str] = ()) -> onnx.ModelProto:
+    """Check every rule on the file; return the model. ``floats``: operators that a plan leaves in float.
 
     Raises:
         ExportError: names the first rule that is broken, and where.
@@ -67,8 +68,8 @@ def check_graph(path: Path) -> onnx.ModelProto:
     model = onnx.load(path)
     graph = Graph(model)
     check_static(model)
-    check_no_islands(graph)
-    check_bias_scales(graph)
+    check_no_islands(graph, floats=floats)
+    check_bias_scales(graph, floats=floats)
     return model
 
 
@@ -82,13 +83,15 @@ def check_static(model: onnx.ModelProto) -> None:
             )
 
 
-def check_no_islands(graph: Graph) -> None:
-    """Raise an ExportError for an operator that reads or writes an unquantized float tensor."""
+def check_no_islands(graph: Graph, *, floats: Collection[str] = ()) -> None:
+    """Raise an ExportError for an operator outside ``floats`` that reads or writes an unquantized tensor."""
     found = 0
     for node in graph.nodes:
         if node.op_type in (QUANTIZE, DEQUANTIZE, "Constant"):
             continue
         found += 1
+        if node.name in floats:
+            continue
         skip = SHAPE_INPUTS.get(node.op_type, ())
         for index, name in enumerate(node.input):
             if name and index not in skip and not is_quantized(graph, name):
@@ -122,14 +125,14 @@ def is_fused(graph: Graph, node: onnx.NodeProto) -> bool:
     )
 
 
-def check_bias_scales(graph: Graph) -> None:
+def check_bias_scales(graph: Graph, *, floats: Collection[str] = ()) -> None:
     """Raise an ExportError when a bias scale is not input scale times weight scale.
 
     HTP adds the int32 bias to the int32 accumulator as it is; onnxruntime would hide a
     wrong scale.
     """
     for node in graph.nodes:
-        if node.op_type not in BIASED or len(node.input) < 3 or not node.input[2]:
+        if node.op_type not in BIASED or len(node.input) < 3 or not node.input[2] or node.name in floats:
             continue
         bias, expected = graph.scale(node.input[2]), graph.scale(node.input[0]) * graph.scale(node.input[1])
         found = np.broadcast_to(bias, expected.shape)

@@ -18,6 +18,7 @@ from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from hexpath_quant.errors import CalibrationError, TraceError, WeightsError
+from hexpath_quant.mixed import is_mixed, set_precisions
 from hexpath_quant.plans import Plan
 from hexpath_quant.qdq import ACTIVATIONS
 
@@ -37,7 +38,7 @@ def build_sim(
     Args:
         prepared: from ``prepare``.
         example: float32 input that fixes the shapes.
-        plan: bits and granularity.
+        plan: bits and granularity; bits are the graph's own where a mixed plan was applied to it.
         scheme: how AIMET observes ranges.
         input_range: pinned range of the graph's input; at 8 bit [0, 1] gives scale 1/255
             and zero point 0, so that a uint8 camera image is the quantized input. None: observe it.
@@ -46,6 +47,7 @@ def build_sim(
         TraceError: a module has no quantized form; the message names it.
     """
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
+    mixed = is_mixed(prepared)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "htp.json"
         config.write_text(json.dumps(hexagon_config(plan)))
@@ -54,8 +56,8 @@ def build_sim(
                 prepared,
                 dummy_input=example,
                 quant_scheme=scheme,
-                default_output_bw=plan.activation_bits,
-                default_param_bw=plan.weight_bits,
+                default_output_bw=8 if mixed else plan.activation_bits,
+                default_param_bw=8 if mixed else plan.weight_bits,
                 config_file=str(config),
                 in_place=True,
             )
@@ -65,6 +67,8 @@ def build_sim(
                 " remedy: write it with supported modules, or register one by"
                 " aimet_torch.nn.QuantizationMixin.implements"
             ) from error
+    if mixed:
+        set_precisions(sim)
     _widen_symmetric_ranges(sim)
     if input_range is not None:
         _pin_input(sim, low=input_range[0], high=input_range[1])

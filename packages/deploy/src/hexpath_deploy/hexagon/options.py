@@ -42,6 +42,8 @@ def choose(
 
     Raises:
         OptionError: a value is unknown, or the model's kind contradicts it.
+
+    A mixed plan that leaves regions in float (`hexpath.plan_regions`) gets FP16 for them without asking.
     """
     if io is not None and io not in IO:
         raise OptionError(f"unknown I/O '{io}'{nearest(io, IO)}")
@@ -52,15 +54,16 @@ def choose(
             f"{model.path} holds no QuantizeLinear node, it is a float model: compile it with --fp16, "
             "or quantize it first"
         )
-    if model.quantized and fp16:
+    fp16 = fp16 or model.has_float_regions
+    if model.quantized and fp16 and not model.has_float_regions:
         raise OptionError(
             f"{model.path} is a quantized (QDQ) model: leave --fp16 away, or give the float model"
         )
     if fp16 and target.fp16 is False:
         raise OptionError(f"the NPU of {target.name} has no FP16: quantize the model")
-    if fp16 and io == QUANTIZED:
+    if fp16 and io == QUANTIZED and not model.quantized:
         raise OptionError("--io quantized needs a quantized model: a float model has no scales")
-    return Options(io=io or (FLOAT if fp16 else QUANTIZED), optimization=optimization, fp16=fp16)
+    return Options(io=io or (QUANTIZED if model.quantized else FLOAT), optimization=optimization, fp16=fp16)
 
 
 def provider_options(options: Options, *, soc_model: int) -> dict[str, str]:
