@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,9 @@ def test_options(made: Made) -> None:
     assert choose(quantized, chip).io == "quantized"
     assert choose(floating, chip, fp16=True).io == "float"
     assert provider_options(choose(quantized, chip), soc_model=77)["enable_htp_fp16_precision"] == "0"
+    mixed = replace(quantized, metadata={"hexpath.plan_regions": '{"stem": "w8a8", "head": "fp16"}'})
+    assert provider_options(choose(mixed, chip), soc_model=77)["enable_htp_fp16_precision"] == "1"
+    assert choose(mixed, chip).io == "quantized"
     for arguments, message in (
         ({"model": floating}, "it is a float model: compile it with --fp16"),
         ({"model": quantized, "fp16": True}, "leave --fp16 away"),

@@ -120,10 +120,9 @@ def test_a_float_region_has_no_quantizers_and_others_all(tmp_path):
 def test_more_bits_are_nearer_to_float():
     pictures = images(4, seed=7)
     wanted = trained_net()(pictures)[1].detach().numpy()
-    plans = [mixed(), mixed(stem="w8a16", block="w8a16"), mixed("w8a16")]
-    found = [forward_of(simulate(p).model)(pictures)[1].numpy() for p in plans]
-    figures = [sqnr_db(reference=wanted, found=f) for f in found]
-    assert figures == sorted(figures)
+    found = [forward_of(simulate(p).model)(pictures)[1].numpy() for p in (mixed(), mixed("w8a16"))]
+    eight, sixteen = (sqnr_db(reference=wanted, found=f) for f in found)
+    assert sixteen > eight
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
