@@ -41,9 +41,9 @@ def add_parsers(commands: Any) -> None:
 def run_audit(args: argparse.Namespace) -> None:
     """Measure ranges, hold them against every rule, print, write."""
     from hexpath_quant.audit.table import table
-    from hexpath_quant.plans import parse_plan
+    from hexpath_quant.plans import parse_precision
 
-    plan = parse_plan(args.plan)
+    plan = parse_precision(args.plan)
     found = _of_onnx(args, plan=plan) if args.model else _of_task(args, plan=plan)
     print(table(found))
     if args.out:
