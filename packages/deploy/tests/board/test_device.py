@@ -377,3 +377,21 @@ def test_archive_that_leads_elsewhere(tmp_path: Path) -> None:
         with pytest.raises(BoardRunError, match="the board sent no whole archive"):
             unpack(tmp_path / name, target=tmp_path / "target", what="pull")
     assert not (tmp_path / "out-of-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("error: libQnnHtp.so not found", False),
+        ("error: device '4f1c2a' not found", True),
+        ("adb: error: failed to get feature set: device offline", True),
+        ("adb: no devices/emulators found", True),
+    ],
+)
+def test_only_adbs_own_words_mean_that_the_board_is_gone(over_adb: FakeBoard, said: str, lost: bool) -> None:
+    link, line = connect(parse_address("adb:4f1c2a")), f'echo "{said}" >&2; exit 1'
+    if lost:
+        with pytest.raises(BoardUnreachableError, match="does not answer"):
+            link.shell(line, limit_s=30)
+    else:
+        assert link.shell(line, limit_s=30).code == 1

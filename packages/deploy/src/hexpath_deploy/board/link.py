@@ -23,7 +23,13 @@ from hexpath_deploy.errors import (
 
 TRANSFER_S = 600.0
 NO_SPACE = re.compile(r"No space left|not enough space|Disk quota exceeded", re.IGNORECASE)
-ADB_LOST = re.compile(r"(error|adb): .*(not found|offline|unauthorized|no devices|more than one|closed)")
+# adb's own sentences; a tool on the board may say "error: ... not found" of something else.
+ADB_LOST = re.compile(
+    r"^(?:error|adb): (?:error: failed to [^:]+: )?"
+    r"(?:device (?:'[^']*' not found|offline|unauthorized)|no devices|more than one device|closed|"
+    r"protocol fault)",
+    re.MULTILINE,
+)
 SSH_LOST = re.compile(
     r"^(ssh:|kex_|client_loop|Connection |Read from remote|Timeout, server|Host key verification|"
     r"No (ED25519|RSA|ECDSA) host key|.*Permission denied \(|.*REMOTE HOST IDENTIFICATION|Bad owner)",
