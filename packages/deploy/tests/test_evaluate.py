@@ -123,6 +123,9 @@ def test_the_last_class_may_be_the_ignored_one(masks: Path) -> None:
     path.write_text(text)
     assert read_masks(path, names=NAMES[:2]).names == NAMES[:2]
     assert read_masks(path, names=NAMES).names == NAMES
+    path.write_text(masks.read_text().replace("2: green", "2: green, 255: void"))
+    assert read_masks(path, names=NAMES).names == NAMES
+    path.write_text(masks.read_text())
     for kind in "012":
         path.write_text(path.read_text().replace(f"{kind}: ", f"'{kind}': "))
     assert read_masks(path, names=NAMES).names == NAMES

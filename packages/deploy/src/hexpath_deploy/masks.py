@@ -128,7 +128,7 @@ def confusion(truth: Ids, found: Pixels, *, classes: int, ignore: int) -> Ints:
 def read_masks(path: Path, *, names: Sequence[str], split: str = "val") -> Masks:
     """Read a split of a data.yaml for a model with these class names.
 
-    The model may leave out the class to ignore when its id is the last.
+    The id to ignore may be named, and the model may leave that class out when its id is the last or beyond.
 
     Raises:
         DatasetError: no such file or folder, not of this form, an image without a mask, or other classes.
@@ -143,11 +143,7 @@ def read_masks(path: Path, *, names: Sequence[str], split: str = "val") -> Masks
         raise DatasetError(f"{path} has no entry {error}{nearest(split, data)}") from None
     except (TypeError, ValueError) as error:
         raise DatasetError(f"{path} is no dataset of masks ({error}): see the README") from error
-    if sorted(theirs) != list(range(len(theirs))):
-        raise DatasetError(f"{path}: names must map 0..N-1 to names, found ids {sorted(theirs)}")
-    listed = [theirs[kind] for kind in range(len(theirs))]
-    if ignore == len(listed) - 1 and len(names) == ignore:
-        listed.pop()
+    listed = list_names(theirs, ignore=ignore, count=len(names), path=path)
     check_names(names, listed, path=path)
     pictures = list_pictures(images, told_by=path)
     return Masks(
@@ -159,6 +155,15 @@ def read_masks(path: Path, *, names: Sequence[str], split: str = "val") -> Masks
         ignore=ignore,
         fingerprint=data.get("fingerprint"),
     )
+
+
+def list_names(named: Mapping[int, str], *, ignore: int, count: int, path: Path) -> list[str]:
+    """Return the class names by id; the id to ignore is left out, unless the model has a class for it."""
+    counted = {kind: name for kind, name in named.items() if kind != ignore}
+    chosen = named if sorted(counted) != list(range(len(counted))) or len(named) == count else counted
+    if sorted(chosen) != list(range(len(chosen))):
+        raise DatasetError(f"{path}: names must map 0..N-1 to names, found ids {sorted(named)}")
+    return [chosen[kind] for kind in range(len(chosen))]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
