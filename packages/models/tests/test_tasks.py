@@ -140,6 +140,21 @@ def test_evaluate_puts_the_maximized_metric_first(task: DetectionTask) -> None:
     assert list(task.evaluate(task.float_model())) == ["map", "map50"]
 
 
+def test_by_class_and_on_fewer_images(task: DetectionTask) -> None:
+    seen: list[int] = []
+    network = task.float_model()
+
+    def forward(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        seen.append(len(images))
+        return network(images)
+
+    classes = task.evaluate_classes(forward, images=2)
+    assert sum(seen) == 2
+    assert set(classes) <= set(task.card.names.values())
+    mean = sum(figures["map"] for figures in classes.values()) / max(len(classes), 1)
+    assert task.evaluate(network, images=2)["map"] == pytest.approx(mean)
+
+
 def test_image_limit(checkpoint: Path, data: Path) -> None:
     task = yolo_detect(checkpoint=checkpoint, data=data, options={"images": "3"})
     seen: list[int] = []

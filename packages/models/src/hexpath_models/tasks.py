@@ -129,7 +129,7 @@ class DetectionTask:
         self._decode = Decode(self._detect, size).eval()
         self._loss: Any = None
         self._splits: dict[tuple[str, bool], Any] = {}
-        self._kept: list[dict[str, Any]] | None = None
+        self._kept: dict[int, list[dict[str, Any]]] = {}
         self.metadata: Mapping[str, str] = onnx_metadata(
             card, head=head, branch=self.branch, size=size, detect=self._detect
         )
@@ -191,14 +191,22 @@ class DetectionTask:
             self._loss = RawLoss(self._model.to(self.device), branch=self.branch)
         return self._loss(outputs, batch)  # type: ignore[no-any-return]
 
-    def evaluate(self, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> dict[str, float]:
+    def evaluate(
+        self, forward: Callable[[Tensor], tuple[Tensor, ...]], images: int | None = None
+    ) -> dict[str, float]:
         """Return {"map", "map50"} of `forward` (images to this head's outputs) on the validation split.
 
-        With masks also "mask_map" and "mask_map50".
+        With masks also "mask_map" and "mask_map50". images: only so many, the first ones.
         """
-        return self.score(forward).as_metrics()
+        return self.score(forward, images=images).as_metrics()
 
-    def score(self, forward: Callable[[Tensor], tuple[Tensor, ...]]) -> Score:
+    def evaluate_classes(
+        self, forward: Callable[[Tensor], tuple[Tensor, ...]], images: int | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Return evaluate()'s figures by class name, for the classes that the images show."""
+        return self.score(forward, images=images).per_class
+
+    def score(self, forward: Callable[[Tensor], tuple[Tensor, ...]], *, images: int | None = None) -> Score:
         """Return what evaluate() returns, and the same by class."""
 
         def predict(images: Tensor) -> tuple[Tensor, ...]:
@@ -206,7 +214,7 @@ class DetectionTask:
 
         return score(
             predict,
-            self._validation(),
+            self._validation(images or self._image_limit),
             source=self._split("val"),
             names=self.card.names,
             task=self.card.task,
@@ -234,12 +242,12 @@ class DetectionTask:
             )
         return self._splits[name, augment]
 
-    def _validation(self) -> Iterator[dict[str, Any]]:
-        if self._kept is not None:
-            yield from self._kept
-            return
+    def _validation(self, limit: int | None) -> Iterator[dict[str, Any]]:
         source = self._split("val")
-        total = min(len(source), self._image_limit or len(source))
+        total = min(len(source), limit or len(source))
+        if total in self._kept:
+            yield from self._kept[total]
+            return
         kept: list[dict[str, Any]] = []
         keep = total * 3 * self.size[0] * self.size[1] <= _KEPT_BYTES
         for start in range(0, total, _VALIDATION_BATCH):
@@ -247,7 +255,8 @@ class DetectionTask:
             if keep:
                 kept.append(batch)
             yield batch
-        self._kept = kept if keep else None
+        if keep:
+            self._kept = {total: kept}
 
 
 def _best(detect: Any, plain: Tensor) -> Tensor:

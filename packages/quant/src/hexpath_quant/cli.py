@@ -1,4 +1,4 @@
-"""The command ``hexpath-quant``: audit, ptq, qat, regions, and lists."""
+"""The command ``hexpath-quant``: audit, sensitivity, ptq, qat, regions, and lists."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hexpath_quant import __version__
 from hexpath_quant.audit import command as audit_command
 from hexpath_quant.errors import OutputError, UnknownNameError
 from hexpath_quant.files import disk_full_as_error
+from hexpath_quant.sensitivity import command as sensitivity_command
 
 INTERRUPTED = 130
 
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hexpath-quant {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     audit_command.add_parsers(commands)
+    sensitivity_command.add_parser(commands)
     ptq = commands.add_parser("ptq", help="quantize after training")
     _add_common(ptq)
     ptq.set_defaults(run=run_ptq)

@@ -1,0 +1,1 @@
+"""Which layers, regions and classes suffer from quantization."""
