@@ -491,6 +491,15 @@ def test_broken_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         judge(Files(profile=tmp_path / "none.json"), gates=None, out=tmp_path / "gates.json")
 
 
+def test_threshold_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = write(make_run(), tmp_path)
+    assert main([*command, "--threshold", "0.85"]) == 89, "half of the boxes are found at lower scores"
+    assert read(tmp_path / "gates.json")["threshold"] == 0.85
+    assert main([*command, "--threshold", "best-f1"]) == 0
+    assert main([*command, "--threshold", "best"]) == 87
+    assert "'best' is neither a number nor 'best-f1'" in capsys.readouterr().err
+
+
 def test_print_gates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gate", "--print-gates"]) == 0
     (tmp_path / "mine.toml").write_text(capsys.readouterr().out)

@@ -175,3 +175,30 @@ def test_missing_detections(stages: Path, tmp_path: Path) -> None:
     entry["rows"][0]["eval"] = "gone-ort.json"
     with pytest.raises(RecordError, match=r"detections .*gone\.json cannot be read"):
         record(write(stages, entry), out=tmp_path / "results.json")
+
+
+def test_the_gates_verdict_is_in_the_record(stages: Path) -> None:
+    command = [
+        "gate",
+        "--eval",
+        "w8a8-emulator.json",
+        "--fp32",
+        "fp32-ort.json",
+        "--profile",
+        "w8a8-profile.json",
+    ]
+    words = [word if word.startswith("--") or word == "gate" else str(stages / word) for word in command]
+    assert main([*words, "--out", str(stages / "gates.json")]) == 89
+    result = record_of({**spec(), "gates": "gates.json"}, stages)
+    gates = result["gates"]
+    assert gates["verdict"] == "fail"
+    assert {row["gate"] for row in gates["rows"]} >= {"latency_ms", "recall", "scenes"}
+    assert all("explain" in row for row in gates["rows"] if row["counts_as"] != "pass")
+    with pytest.raises(RecordError, match="is no verdict of gates"):
+        record_of({**spec(), "gates": "fp32-ort.json"}, stages)
+
+
+def record_of(entry: dict[str, Any], stages: Path) -> dict[str, Any]:
+    """Write a spec and return the record of it."""
+    (stages / "gated.json").write_text(json.dumps(entry))
+    return record(stages / "gated.json", out=stages / "gated-results.json")

@@ -16,6 +16,7 @@ from typing import Any
 from hexpath_deploy.errors import RecordError, StaleArtifactError, nearest
 from hexpath_deploy.evaluate import score_on
 from hexpath_deploy.files import read_json, write_json
+from hexpath_deploy.gates import read_verdict
 from hexpath_deploy.report import validate
 
 TOP = (
@@ -31,7 +32,7 @@ TOP = (
     "against",
     "notes",
 )
-SPEC = (*TOP, "dataset", "card", "tools", "rows", "curves", "samples", "fp32", "created")
+SPEC = (*TOP, "gates", "dataset", "card", "tools", "rows", "curves", "samples", "fp32", "created")
 ROW = (
     "id",
     "model",
@@ -49,6 +50,7 @@ ROW = (
 )
 # A backend gives some of these: only an estimate knows the traffic, only a device the memory.
 COSTS = ("ddr_mb", "spill_mb", "ddr", "peak_memory_mb")
+GATE_ROW = ("gate", "title", "unit", "side", "limit", "verdict", "counts_as")
 NAMED = ("id", "model", "method", "plan", "head", "why", "params")
 
 
@@ -87,7 +89,7 @@ def record(spec_path: Path, *, out: Path) -> dict[str, Any]:
         "tools": tools_of(spec, rows),
         "results": rows,
     }
-    result |= lists_of(spec, places)
+    result |= lists_of(spec, places) | gates_of(spec, places)
     check_unique(rows)
     validate(result)
     write_json(out, result)
@@ -142,6 +144,17 @@ def lists_of(spec: Mapping[str, Any], places: Places) -> dict[str, Any]:
     if "samples" in spec:
         found["samples"] = [sample_of(sample, places) for sample in spec["samples"]]
     return found
+
+
+def gates_of(spec: Mapping[str, Any], places: Places) -> dict[str, Any]:
+    """Return the release gates' verdict, as far as the record keeps it."""
+    if "gates" not in spec:
+        return {}
+    verdict = read_verdict(places.find(spec["gates"]))
+    keys = ("verdict", "threshold", "threshold_rule", "target", "evaluated_on", "artifact_sha256")
+    row_keys = (*GATE_ROW, "figure", "waived", "explain", "subject", "source", "basis", "note")
+    rows = [{key: row[key] for key in row_keys if key in row} for row in verdict["gates"]]
+    return {"gates": {key: verdict[key] for key in keys if key in verdict} | {"rows": rows}}
 
 
 def sample_of(sample: Mapping[str, Any], places: Places) -> dict[str, Any]:

@@ -303,3 +303,56 @@ def test_chromium_lays_it_out(run_folder: Path, tmp_path: Path) -> None:
         found = re.search(r"<title>(\d+)/(\d+)</title>", done.stdout)
         assert found is not None
         assert int(found[1]) <= int(found[2])
+
+
+def gated(record: dict[str, Any], *rows: dict[str, Any], verdict: str = "fail") -> dict[str, Any]:
+    """Add a checklist to a record."""
+    common = {"gate": "recall", "title": "recall", "unit": "share", "side": "min", "limit": 0.85}
+    record["gates"] = {"verdict": verdict, "threshold": 0.4, "rows": [common | row for row in rows]}
+    return record
+
+
+def test_the_checklist_ends_the_report(record: dict[str, Any], run_folder: Path) -> None:
+    rows = [
+        {
+            "verdict": "pass",
+            "counts_as": "pass",
+            "figure": 0.912,
+            "subject": "person",
+            "basis": "emulator, 32 images",
+        },
+        {"verdict": "fail", "counts_as": "fail", "figure": 0.5, "subject": NASTY, "explain": "more of them"},
+        {"verdict": "unknown", "counts_as": "pass", "waived": "indoors"},
+        {"verdict": "unknown", "counts_as": "unknown", "explain": "measure it"},
+    ]
+    html = render(gated(record, *rows), root=run_folder)
+    page = Page(html)
+    assert "gates" in page.ids
+    text = " ".join(" ".join(page.text).split())
+    assert "Not for release: 2 of 4 gates did not pass." in text
+    for told in (
+        "91.2 %",
+        "at least 85.0 %",
+        "emulator, 32 images",
+        "To pass: more of them",
+        "waived: indoors",
+        "no figure",
+    ):
+        assert told in text
+    assert NASTY not in html
+    passed = render(gated(record, rows[0], verdict="pass"), root=run_folder)
+    assert "Every gate passed" in passed
+
+
+def test_no_gates_no_checklist(record: dict[str, Any], run_folder: Path) -> None:
+    assert 'id="gates"' not in render(record, root=run_folder)
+
+
+def test_amounts_have_their_units() -> None:
+    from hexpath_deploy.report.labels import amount
+
+    found = [
+        amount(*pair)
+        for pair in ((7.571, "ms"), (12.0, "count"), (0.5, "share"), (-1.25, "dB"), (2.0, "points"))
+    ]
+    assert found == ["7.57 ms", "12", "50.0 %", "\u22121.2 dB", "2.0 points"]

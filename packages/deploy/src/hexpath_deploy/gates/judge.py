@@ -19,7 +19,7 @@ from hexpath_deploy.hexagon import toolchain
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
 
 
-def judge(files: Files, *, gates: Path | None, out: Path) -> dict[str, Any]:
+def judge(files: Files, *, gates: Path | None, out: Path, threshold: str | None = None) -> dict[str, Any]:
     """Judge every gate and write the verdict `out`; returns it. A failed gate is no error here.
 
     Raises:
@@ -27,7 +27,7 @@ def judge(files: Files, *, gates: Path | None, out: Path) -> dict[str, Any]:
         RecordError, StaleArtifactError, DatasetError: a stage's file is missing, broken, or another model's.
     """
     began = time.monotonic()
-    limits = read_limits(gates)
+    limits = read_limits(gates, threshold=threshold)
     evidence = Evidence(files, limits=limits)
     rows = [row for name in GATES for row in rows_of(limits.gates[name], evidence)]
     record: dict[str, Any] = {

@@ -67,8 +67,8 @@ class Limits:
     gates: Mapping[str, Limit]
 
 
-def read_limits(path: Path | None) -> Limits:
-    """Read gates.toml; without a path the one of this package.
+def read_limits(path: Path | None, *, threshold: str | None = None) -> Limits:
+    """Read gates.toml; without a path the one of this package. `threshold` takes the place of the file's.
 
     Raises:
         GatesFileError: no such file, no TOML, a gate is missing or unknown, or a value is of the wrong type.
@@ -92,7 +92,9 @@ def read_limits(path: Path | None) -> Limits:
         )
     return Limits(
         path=where,
-        threshold=threshold_of(general.get("threshold", 0.25), where=where),
+        threshold=threshold_of(
+            general.get("threshold", 0.25) if threshold is None else number_or_name(threshold), where=where
+        ),
         iou=share(general.get("iou", 0.5), where=f"{where}, [general] iou"),
         gates={name: read_gate(name, data[name], where=f"{where}, [{name}]") for name in SIDES},
     )
@@ -158,6 +160,14 @@ def share(value: Any, *, where: str) -> float:
     if not 0 < found < 1:
         raise GatesFileError(f"{where}: {found} does not lie between 0 and 1")
     return found
+
+
+def number_or_name(text: str) -> float | str:
+    """Return a number of the command line as such."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def threshold_of(value: Any, *, where: str) -> float | str:

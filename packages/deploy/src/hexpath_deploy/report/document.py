@@ -78,6 +78,7 @@ def environment() -> Environment:
         ms=labels.milliseconds,
         mb=labels.megabytes,
         points=labels.points,
+        amount=labels.amount,
         level=labels.level,
     )
     return made

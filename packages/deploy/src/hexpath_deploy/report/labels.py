@@ -69,3 +69,13 @@ def bounds(latency: Mapping[str, Any]) -> str:
     if "low_ms" not in latency or "high_ms" not in latency:
         return ""
     return f"{milliseconds(latency['low_ms'])} to {milliseconds(latency['high_ms'])}"
+
+
+def amount(value: float, unit: str) -> str:
+    """A gate's figure in its unit: `7.57 ms`, `94.8 %` for a share, `12` for a count."""
+    if unit == "share":
+        return f"{100 * value:.1f} %"
+    if unit == "count":
+        return f"{value:.2f}".rstrip("0").rstrip(".")
+    digits = {"ms": 2, "MB": 2, "dB": 1, "points": 1}[unit]
+    return f"{value:.{digits}f} {unit}".replace("-", MINUS)
