@@ -6,7 +6,9 @@
 #   quant/<plan id>/        QDQ ONNX, AIMET encodings, recorded input and output
 #   compile/<plan id>/      context binary, DLC, census of the NPU's operators
 #   agree/, eval/, profile/ what the compiled artifact computes, scores and costs
+#   choice.json, gates.json which plan ships, and the release gates' verdict on it
 #   results.json, report.html
+#   bundle/, bundle.zip     what goes to the device, once every gate is passed
 #
 # Every stage is one command of one package, run through stage.py, which keeps its log. A stage reruns when
 # its inputs, its options, the source of its packages or the image that it runs in change.
@@ -19,6 +21,7 @@ from pathlib import Path
 HERE = Path(workflow.basedir).parent if Path(workflow.basedir).name.startswith("exp_") else Path(workflow.basedir)
 REPO = HERE.parent
 PLANS = config["plans"]
+CANDIDATES = [i for i, plan in PLANS.items() if not plan["plan"].startswith("fp32")]  # what runs on the NPU
 IMAGES = config.get("containers", {})  # with --containers: what each image holds, by name
 PYTHON = "python" if IMAGES else shlex.quote(sys.executable)
 
@@ -133,22 +136,35 @@ rule card:
         stage("card") + "hexpath-data card {params.data:q} --out {output:q}"
 
 
-rule train:
-    input:
-        "dataset",
-    output:
-        directory("train"),
-    params:
-        model=config["model"],
-        options=flags(config["train"]),
-        source=source("train"),
-    threads: workflow.cores
-    resources:
-        gpu=1,
-    shell:
-        stage("train")
-        + "hexpath-models train --model {params.model:q} --data dataset/data.yaml --out {output:q} --work work/train"
-        " {params.options}"
+if config.get("checkpoint"):
+
+    rule take:
+        # A model that was trained elsewhere, as hexpath-models wrote it.
+        input:
+            config["checkpoint"],
+        output:
+            directory("train"),
+        shell:
+            "mkdir -p {output:q} && cp -- {input:q} {output:q}/model.safetensors"
+
+else:
+
+    rule train:
+        input:
+            "dataset",
+        output:
+            directory("train"),
+        params:
+            model=config["model"],
+            options=flags(config["train"]),
+            source=source("train"),
+        threads: workflow.cores
+        resources:
+            gpu=1,
+        shell:
+            stage("train")
+            + "hexpath-models train --model {params.model:q} --data dataset/data.yaml --out {output:q}"
+            " --work work/train {params.options}"
 
 
 rule control:
@@ -307,3 +323,68 @@ rule profile:
     shell:
         stage("profile/{wildcards.id}")
         + "hexpath-deploy profile {input.model:q}/model.onnx --target {params.target:q} --out {output:q} {params.npu}"
+
+
+RELEASE = f"{PYTHON} {shlex.quote(str(HERE / 'release.py'))}"
+
+
+rule choose:
+    # The plan that ships: the fastest whose artifact agrees and loses no more than release.max_loss.
+    input:
+        ort=expand("eval/{id}-ort.json", id=PLANS),
+        emulator=expand("eval/{id}-emulator.json", id=CANDIDATES),
+        profile=expand("profile/{id}.json", id=CANDIDATES),
+        agree=expand("agree/{id}.json", id=CANDIDATES),
+        told=HERE / "release.py",
+    output:
+        "choice.json",
+    params:
+        release=config.get("release"),
+        source=source("choose"),
+    shell:
+        stage("choose") + RELEASE + " choose --out {output:q}"
+
+
+rule gate:
+    # The verdict is a file; it ends the run only after the report is there (rule verdict).
+    input:
+        "choice.json",
+        expand("compile/{id}", id=CANDIDATES),
+        config.get("release", {}).get("gates") or [],
+        config.get("release", {}).get("meta") or [],
+    output:
+        "gates.json",
+    params:
+        release=config.get("release"),
+        source=source("gate"),
+    shell:
+        stage("gate") + RELEASE + " gate --out {output:q}"
+
+
+rule verdict:
+    # Fails, with one line that names the gates, unless all are passed.
+    input:
+        gates="gates.json",
+        report="report.html",
+        log="logs/wandb.done",
+    output:
+        touch("logs/verdict.done"),
+    params:
+        source=source("verdict"),
+    shell:
+        stage("verdict") + "hexpath-deploy gate --judged {input.gates:q}"
+
+
+rule bundle:
+    input:
+        "logs/verdict.done",
+        choice="choice.json",
+        report="report.html",
+    output:
+        directory("bundle"),
+        "bundle.zip",
+    params:
+        release=config.get("release"),
+        source=source("bundle"),
+    shell:
+        stage("bundle") + RELEASE + " bundle --out bundle"

@@ -77,6 +77,7 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
         "rows": [row(name, plan, model=config["model"]) for name, plan in plans.items()],
         "curves": curves(plans),
         "samples": samples(plans),
+        **({"gates": "gates.json"} if Path("gates.json").is_file() else {}),
     }
 
 
@@ -124,9 +125,16 @@ def curves(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
 
 
 def samples(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Images spread over the emulator's sample, with the boxes of FP32 and of the best 8-bit plan."""
+    """Images spread over the emulator's sample, with the boxes of FP32 and of the plan chosen, or w8a8."""
+    choice = Path("choice.json")
+    chosen_plan = [json.loads(choice.read_text())["plan"]] if choice.is_file() else []
     shown = next(
-        (i for i in ("w8a8", *plans) if i in plans and Path(f"eval/{i}-emulator.json").is_file()), None
+        (
+            i
+            for i in (*chosen_plan, "w8a8", *plans)
+            if i in plans and Path(f"eval/{i}-emulator.json").is_file()
+        ),
+        None,
     )
     if shown is None:
         return []

@@ -58,9 +58,9 @@ class BusyError(RunError):
 class StageError(RunError):
     """A stage failed; carries that command's own exit code."""
 
-    def __init__(self, message: str, *, exit_code: int) -> None:
+    def __init__(self, message: str, *, exit_code: int, stage: str = "") -> None:
         super().__init__(message)
-        self.code = exit_code
+        self.code, self.stage = exit_code, stage
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,7 +78,12 @@ def main(argv: list[str] | None = None) -> int:
         with claimed(run):
             seed_from(run.parent / args.base, run)
             write_config(run, config)
-            execute(args, run, env=environment(args, run) | containment(config, images))
+            try:
+                execute(args, run, env=environment(args, run) | containment(config, images))
+            except StageError as error:
+                if error.stage == "verdict":  # gates failed: everything but the bundle is there
+                    report(run)
+                raise
             report(run)
     except StageError as error:
         print(f"{args.experiment}: {error}", file=sys.stderr)
@@ -140,6 +145,13 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
         merge(config, nested(key.split("."), scalar(value)), where="the command line")
     if args.data:
         config["dataset"] = str(existing(args.data))
+    for group, key in (
+        (config, "checkpoint"),
+        (config.get("release", {}), "gates"),
+        (config.get("release", {}), "meta"),
+    ):
+        if group.get(key):
+            group[key] = str(existing(group[key], what=key, wanted="a file"))
     if args.target:
         config["target"] = args.target
     if args.plans:
@@ -203,16 +215,18 @@ def merge(config: dict[str, Any], changes: Mapping[str, Any], *, where: str, pat
 
 def same_type(old: Any, new: Any) -> bool:
     if old is None:
-        return new is None or isinstance(new, str)
+        return new is None or isinstance(new, str | float)
     if isinstance(old, float):
         return isinstance(new, int | float) and not isinstance(new, bool)
     return type(old) is type(new)
 
 
-def existing(path: str) -> Path:
+def existing(
+    path: str, *, what: str = "--data", wanted: str = "the data.yaml of a dataset in Ultralytics format"
+) -> Path:
     resolved = Path(path).expanduser().resolve()
     if not resolved.is_file():
-        raise RunError(f"--data {path}: no such file; give the data.yaml of a dataset in Ultralytics format")
+        raise RunError(f"{what} {path}: no such file; give {wanted}")
     return resolved
 
 
@@ -419,7 +433,8 @@ def failure(run: Path, display: Display) -> StageError:
     if not display.failed:
         return StageError(f"the pipeline failed; see {run}/logs/snakemake.log", exit_code=1)
     first = display.failed[0]
-    return StageError(f"stage {first.stage} failed: {first.message} [log: {first.log}]", exit_code=first.code)
+    message = f"stage {first.stage} failed: {first.message} [log: {first.log}]"
+    return StageError(message, exit_code=first.code, stage=first.stage)
 
 
 def report(run: Path) -> None:
