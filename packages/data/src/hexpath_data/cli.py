@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hexpath_data.errors import DataError
+from hexpath_data.terrain.command import add_terrain
 
 if TYPE_CHECKING:
     from hexpath_data.checks import Problem, Report
@@ -38,6 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands.add_parser("generate", help="generate aerial scenes in Ultralytics layout"))
     _add_check(commands.add_parser("check", help="find everything that is broken in a dataset"))
     _add_card(commands.add_parser("card", help="check a dataset, then write its card and COCO files"))
+    add_terrain(
+        commands.add_parser("terrain", help="bring masks of other datasets into the terrain ontology")
+    )
     return parser
 
 

@@ -131,6 +131,20 @@ class DiskFullError(DataError):
     kind = "disk full"
 
 
+class MaskError(DataError):
+    """Images and masks do not fit together, or hold ids or colours that nothing is known of."""
+
+    exit_code = 28
+    kind = "mask"
+
+
+class OntologyError(DataError):
+    """A terrain mapping is missing, malformed or incomplete."""
+
+    exit_code = 29
+    kind = "ontology"
+
+
 def all_errors() -> tuple[type[DataError], ...]:
     """Return the base and every kind, by exit code."""
     return tuple(sorted((DataError, *DataError.__subclasses__()), key=lambda kind: kind.exit_code))
