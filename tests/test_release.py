@@ -152,7 +152,7 @@ def test_the_gates_command() -> None:
     line = " ".join(gate_line(config))
     assert wanted in line
     assert "--threshold" not in line, "the file's own"
-    assert "--threshold best-f1" in " ".join(gate_line(config_of()))
+    assert "--threshold passing" in " ".join(gate_line(config_of()))
     assert Path.cwd() == before
 
 

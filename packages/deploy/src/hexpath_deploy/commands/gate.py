@@ -24,7 +24,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--gates", type=Path, metavar="TOML", help="limits (default: the package's gates.toml)"
     )
-    parser.add_argument("--threshold", metavar="X", help="in place of the file's: a score, or best-f1")
+    parser.add_argument(
+        "--threshold", metavar="X", help="in place of the file's: a score, best-f1 or passing"
+    )
     parser.add_argument("--print-gates", action="store_true", help="print the package's gates.toml and stop")
     parser.add_argument("--out", type=Path, metavar="F", help="verdict to write, JSON")
     parser.add_argument("--judged", type=Path, metavar="F", help="show a verdict that was written before")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from hexpath_deploy.gates.checks import STAGES, Figure
 from hexpath_deploy.gates.evidence import Evidence
 from hexpath_deploy.gates.limits import Limit
-from hexpath_deploy.gates.matching import Matches, round_down, thresholds
+from hexpath_deploy.gates.matching import round_down, thresholds
+from hexpath_deploy.gates.operating import passing
 
 COMMANDS = {
     "--profile": "hexpath-deploy profile",
@@ -92,28 +93,13 @@ def precision(figure: Figure, limit: Limit, evidence: Evidence) -> str:
 
 def common(evidence: Evidence) -> str:
     """Whether one threshold passes recall and precision of every class, and the false positives."""
-    gates, images = evidence.limits.gates, len(evidence.image_ids)
-    passing = [
-        t
-        for t in thresholds(evidence.matches)
-        if all(passes(found, name, t, evidence) for name, found in evidence.matches.items())
-        and gates["false_positives_per_image"].holds(
-            sum(found.counts(t)[1] for found in evidence.matches.values()) / images, ""
-        )
-    ]
-    if not passing:
+    able = passing(evidence.matches, limits=evidence.limits, images=len(evidence.image_ids))
+    if not able:
         return "; no one threshold passes recall, precision and false positives of all classes"
     return (
-        f"; thresholds from {passing[0]:.3f} to {passing[-1]:.3f} pass recall, precision and false positives "
+        f"; thresholds from {able[0]:.3f} to {able[-1]:.3f} pass recall, precision and false positives "
         "of all classes"
     )
-
-
-def passes(found: Matches, name: str, threshold: float, evidence: Evidence) -> bool:
-    """Say whether a class passes recall and precision at a threshold."""
-    values = {"recall": found.recall(threshold), "precision": found.precision(threshold)}
-    limits = evidence.limits.gates
-    return all(value is not None and limits[gate].holds(value, name) for gate, value in values.items())
 
 
 def night(figure: Figure, limit: Limit, evidence: Evidence) -> str:

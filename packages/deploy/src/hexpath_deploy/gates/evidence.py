@@ -12,8 +12,9 @@ from typing import Any
 from hexpath_deploy.coco import Split, read_split, score
 from hexpath_deploy.errors import RecordError, StaleArtifactError
 from hexpath_deploy.files import read_json
-from hexpath_deploy.gates.limits import BEST_F1, Limits
+from hexpath_deploy.gates.limits import PASSING, Limits
 from hexpath_deploy.gates.matching import Matches, best_f1, match_all
+from hexpath_deploy.gates.operating import best_passing
 
 ON_ARTIFACT = ("emulator", "device")
 
@@ -83,9 +84,13 @@ class Evidence:
     def threshold(self) -> float:
         """The score below which detections do not count."""
         wanted = self.limits.threshold
-        if wanted == BEST_F1:
-            return best_f1(self.matches) if self.on_artifact else 0.25
-        return float(wanted)
+        if not isinstance(wanted, str):
+            return wanted
+        if not self.on_artifact or "coco" not in self.evaluation:
+            return 0.25
+        images = len(self.image_ids)
+        able = best_passing(self.matches, limits=self.limits, images=images) if wanted == PASSING else None
+        return best_f1(self.matches) if able is None else able
 
     @cached_property
     def fp32_score(self) -> Any:

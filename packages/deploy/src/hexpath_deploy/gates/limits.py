@@ -11,7 +11,8 @@ from typing import Any
 
 from hexpath_deploy.errors import GatesFileError, nearest
 
-BEST_F1 = "best-f1"
+BEST_F1, PASSING = "best-f1", "passing"
+RULES = (BEST_F1, PASSING)
 # Of each gate: which side its limit is on, its options beside the common ones, and their types.
 SIDES = {
     "latency_ms": "max",
@@ -173,9 +174,9 @@ def number_or_name(text: str) -> float | str:
 def threshold_of(value: Any, *, where: str) -> float | str:
     """Return the score threshold, or the name of the rule that picks it."""
     if isinstance(value, str):
-        if value != BEST_F1:
+        if value not in RULES:
             raise GatesFileError(
-                f"{where}, [general] threshold: '{value}' is neither a number nor '{BEST_F1}'"
+                f"{where}, [general] threshold: '{value}' is no number{nearest(value, RULES)}"
             )
         return value
     return share(value, where=f"{where}, [general] threshold")
