@@ -22,6 +22,7 @@ class SemanticCard:
 
     weights_files: names under which the published weights are looked for; mean, std: of R, G, B in [0, 1].
     options: settings of the architecture and what they may be; note: what its users should know first.
+    hub: where transformers fetches the weights from, for a network that it owns; a local folder goes first.
     """
 
     name: str
@@ -39,6 +40,13 @@ class SemanticCard:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hub: str = ""
+
+
+def _segformer(*, classes: int) -> nn.Module:
+    from ..nets.segformer import segformer_b0
+
+    return segformer_b0(classes=classes)
 
 
 def _ddrnet(*, classes: int) -> nn.Module:
@@ -92,6 +100,20 @@ SEMANTIC: dict[str, SemanticCard] = {
                 "floor": ("a number",),
                 "upsampling": ("bilinear", "bicubic"),
             },
+        ),
+        SemanticCard(
+            name="segformer_b0",
+            trained_on="ADE20K",
+            classes=150,
+            published_miou=37.4,
+            params_m=3.8,
+            stride=4,
+            weights_files=("segformer-b0-finetuned-ade-512-512",),
+            source="https://huggingface.co/nvidia/segformer-b0-finetuned-ade-512-512",
+            licence="NVIDIA, non-commercial",
+            note="train with --lr 6e-5 from weights",
+            make=_segformer,
+            hub="nvidia/segformer-b0-finetuned-ade-512-512",
         ),
     )
 }

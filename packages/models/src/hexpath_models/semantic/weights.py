@@ -26,14 +26,16 @@ _TRAINING_ONLY = ("seghead_extra.", "loss.")  # an auxiliary head, a criterion's
 
 
 def find_published(card: SemanticCard) -> Path:
-    """Return the file of the published weights: from $HEXPATH_ASSETS, then assets/.
+    """Return where the published weights are: in $HEXPATH_ASSETS, assets/, or the hub that owns them.
 
     Raises MissingWeightsError with what is missing, where to get it, where to put it and its licence.
     """
     for folder in _folders():
         for name in card.weights_files:
-            if (folder / name).is_file():
+            if (folder / name).is_file() or (card.hub and (folder / name).is_dir()):
                 return folder / name
+    if card.hub:
+        return Path(card.hub)
     raise MissingWeightsError(
         f"{card.weights_files[0]} ({card.name}, {card.trained_on}) is not here; get it from {card.source} "
         f"and put it into assets/ or the folder named by HEXPATH_ASSETS (licence {card.licence}), or train "
@@ -56,7 +58,7 @@ def load_published(network: SemanticNetwork, file: Path) -> bool:
     import torch
 
     net: Any = network.net
-    state = strip(read_state(file), net)
+    state = net.read_published(file) if hasattr(net, "read_published") else strip(read_state(file), net)
     own = net.state_dict()
     head = tuple(net.head_keys)
     _check_finite(state, file)
