@@ -80,7 +80,12 @@ def image() -> str:
 def stage(run: Path, image: str, *words: str) -> subprocess.Popen[str]:
     env = {**os.environ, "HEXPATH_IMAGES": json.dumps({"qnn": image}), "HEXPATH_MOUNTS": "[]"}
     line = [sys.executable, str(REPO / "experiments" / "stage.py"), "x/y", "--image", "qnn", "--", *words]
-    return subprocess.Popen(line, cwd=run, env=env, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(line, cwd=run, env=env, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
+
+
+def heed_ctrl_c() -> None:
+    """A shell that put the tests into the background has them ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def working(run: Path) -> str:
