@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -10,9 +11,10 @@ import yaml
 from containers import LOCKS, REPO
 
 
-def mounts_of(data_yaml: str | None) -> list[str]:
+def mounts_of(data_yaml: str | None, *, checkpoints: Iterable[Path] = ()) -> list[str]:
     """What a stage may read besides its run folder: scripts, locks, weights placed by hand, a dataset."""
     folders = [REPO / "experiments", LOCKS, Path(os.environ.get("HEXPATH_ASSETS", REPO / "assets"))]
+    folders += [path.parent for path in checkpoints]
     if data_yaml:
         folders += dataset_folders(Path(data_yaml))
     return sorted({str(folder.resolve()) for folder in folders if folder.is_dir()})

@@ -10,6 +10,9 @@
 #   results.json, report.html
 #   bundle/, bundle.zip     what goes to the device, once every gate is passed
 #
+# With several models (`models` in config.yaml) all but data, dataset and the results lies once a model, under
+# models/<name>/: the wildcard {m} is that prefix, or empty in an experiment of one model.
+#
 # Every stage is one command of one package, run through stage.py, which keeps its log. A stage reruns when
 # its inputs, its options, the source of its packages or the image that it runs in change.
 
@@ -20,14 +23,16 @@ from pathlib import Path
 
 HERE = Path(workflow.basedir).parent if Path(workflow.basedir).name.startswith("exp_") else Path(workflow.basedir)
 REPO = HERE.parent
-PLANS = config["plans"]
-CANDIDATES = [i for i, plan in PLANS.items() if not plan["plan"].startswith("fp32")]  # what runs on the NPU
-IMAGES = config.get("containers", {})  # with --containers: what each image holds, by name
-PYTHON = "python" if IMAGES else shlex.quote(sys.executable)
-
 sys.path.insert(0, str(HERE))
 import containers
+import matrix
 import mounts
+
+PLANS = config["plans"]
+CANDIDATES = [i for i, plan in PLANS.items() if not plan["plan"].startswith("fp32")]  # what runs on the NPU
+MODELS = matrix.models(config)  # prefix -> the config of that model
+IMAGES = config.get("containers", {})  # with --containers: what each image holds, by name
+PYTHON = "python" if IMAGES else shlex.quote(sys.executable)
 
 # The image of a stage, the packages whose source it runs; every other stage is hexpath-deploy's.
 STAGES = {
@@ -86,22 +91,45 @@ def ids(*methods):
 def folder_of(wildcards):
     """Where a plan's ONNX lies: quantized ones under quant/, float ones are the exports themselves."""
     plan = PLANS[wildcards.id]
-    return plan.get("export", f"export/{plan['head']}") if plan["method"] == "float" else f"quant/{wildcards.id}"
+    return wildcards.m + matrix.folder(wildcards.id, plan)
 
 
 def plan_flags(wildcards):
     """Of `ptq:METHOD`, or of `qat:METHOD`: trained from that method's state."""
     plan = PLANS[wildcards.id]
     method = plan["method"].split(":")[1]
-    return f"--plan {plan['plan']} --option head={plan['head']} --method {method}"
+    branch = f" --option branch={plan['branch']}" if "branch" in plan else ""
+    return f"--plan {plan_of(plan)} --option head={plan['head']}{branch} --method {method}"
+
+
+def plan_of(plan):
+    """A plan's name, or where the experiment keeps the plan file of that name."""
+    file = HERE / config["experiment"] / "plans" / f"{plan['plan']}.yaml"
+    return shlex.quote(str(file)) if file.is_file() else plan["plan"]
+
+
+def plan_files(wildcards):
+    """The plan file that a stage reads, if its plan is one."""
+    path = plan_of(PLANS[wildcards.id])
+    return path if path.endswith(".yaml") else []
+
+
+def trained(wildcards):
+    return MODELS[wildcards.m]
 
 
 def npu_flags(wildcards):
     return "--fp16" if PLANS[wildcards.id]["plan"] == "fp16" else ""
 
 
+def among(prefixes):
+    """A wildcard pattern for some of the models; in parentheses, as an empty pattern counts for none."""
+    return f"(?:{'|'.join(map(re.escape, prefixes))})" if prefixes else "(?!)"
+
+
 wildcard_constraints:
     id="|".join(map(re.escape, PLANS)),
+    m=among(MODELS),
 
 
 if config["dataset"]:
@@ -136,88 +164,101 @@ rule card:
         stage("card") + "hexpath-data card {params.data:q} --out {output:q}"
 
 
-if config.get("checkpoint"):
+FROM_FILE = [m for m, own in MODELS.items() if own["checkpoint"]]
 
-    rule take:
-        # A model that was trained elsewhere, as hexpath-models wrote it.
-        input:
-            config["checkpoint"],
-        output:
-            directory("train"),
-        shell:
-            "mkdir -p {output:q} && cp -- {input:q} {output:q}/model.safetensors"
 
-else:
+rule take:
+    # A network that was trained elsewhere: an Ultralytics .pt file, or a model.safetensors.
+    input:
+        dataset="dataset",
+        checkpoint=lambda wildcards: trained(wildcards)["checkpoint"],
+    output:
+        directory("{m}train"),
+    wildcard_constraints:
+        m=among(FROM_FILE),
+    params:
+        options=lambda wildcards: flags(trained(wildcards)["take"]),
+        source=source("train"),
+    shell:
+        stage("train/{wildcards.m}")
+        + "hexpath-models import {input.checkpoint:q} --data dataset/data.yaml --out {output:q}/model.safetensors"
+        " {params.options}"
 
-    rule train:
-        input:
-            "dataset",
-        output:
-            directory("train"),
-        params:
-            model=config["model"],
-            options=flags(config["train"]),
-            source=source("train"),
-        threads: workflow.cores
-        resources:
-            gpu=1,
-        shell:
-            stage("train")
-            + "hexpath-models train --model {params.model:q} --data dataset/data.yaml --out {output:q}"
-            " --work work/train {params.options}"
+
+rule train:
+    input:
+        "dataset",
+    output:
+        directory("{m}train"),
+    wildcard_constraints:
+        m=among([m for m in MODELS if m not in FROM_FILE]),
+    params:
+        model=lambda wildcards: trained(wildcards)["model"],
+        options=lambda wildcards: flags(trained(wildcards)["train"]),
+        source=source("train"),
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        stage("train/{wildcards.m}")
+        + "hexpath-models train --model {params.model:q} --data dataset/data.yaml --out {output:q}"
+        " --work {wildcards.m}work/train {params.options}"
 
 
 rule control:
     # The float model trained on, as long and as fast as QAT trains: what QAT is to be held against.
     input:
-        "train",
+        "{m}train",
     output:
-        directory("control"),
+        directory("{m}control"),
     params:
-        model=config["model"],
         options=flags(config.get("control", {})),
         source=source("control"),
     threads: workflow.cores
     resources:
         gpu=1,
     shell:
-        stage("control")
-        + "hexpath-models train --model {params.model:q} --data dataset/data.yaml --out {output:q} --work work/control"
-        " --weights train/model.safetensors {params.options}"
+        stage("control/{wildcards.m}")
+        + "hexpath-models train --data dataset/data.yaml --out {output:q} --work {wildcards.m}work/control"
+        " --weights {input:q}/model.safetensors {params.options}"
 
 
 rule export_control:
     input:
-        "control",
+        "{m}control",
     output:
-        directory("export/control"),
+        directory("{m}export/control"),
     params:
         source=source("export"),
     shell:
-        stage("export/control")
-        + "hexpath-models export control/model.safetensors --data dataset/data.yaml --head raw --out {output:q}"
+        stage("export/{wildcards.m}control")
+        + "hexpath-models export {input:q}/model.safetensors --data dataset/data.yaml --head raw --out {output:q}"
 
 
 rule export:
+    # One-to-many of a network with two branches lies apart: export/raw-one-to-many.
     input:
-        "train",
+        "{m}train",
     output:
-        directory("export/{head}"),
+        directory("{m}export/{head}{branch}"),
     wildcard_constraints:
         head="raw|decoded|plain",
+        branch="|-one-to-many",
     params:
+        branch=lambda wildcards: f"--branch {wildcards.branch[1:]}" if wildcards.branch else "",
         source=source("export"),
     shell:
-        stage("export/{wildcards.head}")
-        + "hexpath-models export train/model.safetensors --data dataset/data.yaml --head {wildcards.head}"
-        " --out {output:q}"
+        stage("export/{wildcards.m}{wildcards.head}{wildcards.branch}")
+        + "hexpath-models export {input:q}/model.safetensors --data dataset/data.yaml --head {wildcards.head}"
+        " --out {output:q} {params.branch}"
 
 
 rule ptq:
     input:
-        "train",
+        "{m}train",
+        plan_files,
     output:
-        directory("quant/{id}"),
+        directory("{m}quant/{id}"),
     wildcard_constraints:
         id=ids("ptq"),
     params:
@@ -226,57 +267,59 @@ rule ptq:
         options=flags(config["ptq"]),
         source=source("ptq"),
     shell:
-        stage("ptq/{wildcards.id}")
-        + "hexpath-quant ptq --task {params.task:q} --checkpoint train/model.safetensors --data dataset/data.yaml"
-        " --out {output:q} {params.plan} {params.options}"
+        stage("ptq/{wildcards.m}{wildcards.id}")
+        + "hexpath-quant ptq --task {params.task:q} --checkpoint {input[0]:q}/model.safetensors"
+        " --data dataset/data.yaml --out {output:q} {params.plan} {params.options}"
 
 
 rule qat:
     input:
-        "train",
+        "{m}train",
+        plan_files,
     output:
-        directory("quant/{id}"),
+        directory("{m}quant/{id}"),
     wildcard_constraints:
         id=ids("qat"),
     params:
         task=config["task"],
         plan=plan_flags,
-        options=flags(config["ptq"] | config["qat"]),
+        options=flags(config["ptq"] | config.get("qat", {})),
         source=source("qat"),
     threads: max(1, workflow.cores // 2)  # half of it is one core's work anyway: two trainings side by side
     resources:
-        gpu=int(config["qat"]["device"] != "cpu"),
+        gpu=int(config.get("qat", {}).get("device", "cpu") != "cpu"),
     shell:
-        stage("qat/{wildcards.id}")
-        + "hexpath-quant qat --task {params.task:q} --checkpoint train/model.safetensors --data dataset/data.yaml"
-        " --out {output:q} --work work/qat/{wildcards.id} {params.plan} {params.options}"
+        stage("qat/{wildcards.m}{wildcards.id}")
+        + "hexpath-quant qat --task {params.task:q} --checkpoint {input[0]:q}/model.safetensors"
+        " --data dataset/data.yaml --out {output:q} --work {wildcards.m}work/qat/{wildcards.id} {params.plan}"
+        " {params.options}"
 
 
 rule compile:
     input:
         folder_of,
     output:
-        directory("compile/{id}"),
+        directory("{m}compile/{id}"),
     params:
         target=config["target"],
         npu=npu_flags,
         source=source("compile"),
     shell:
-        stage("compile/{wildcards.id}")
+        stage("compile/{wildcards.m}{wildcards.id}")
         + "hexpath-deploy compile {input:q}/model.onnx --target {params.target:q} --out {output:q} {params.npu}"
 
 
 rule agree:
     input:
         model=folder_of,
-        compiled="compile/{id}",
+        compiled="{m}compile/{id}",
     output:
-        "agree/{id}.json",
+        "{m}agree/{id}.json",
     params:
         options=flags(config["agree"]),
         source=source("agree"),
     shell:
-        stage("agree/{wildcards.id}")
+        stage("agree/{wildcards.m}{wildcards.id}")
         + "hexpath-deploy agree {input.model:q}/model.onnx --compiled {input.compiled:q}"
         " --recorded {input.model:q}/recorded.npz --out {output:q} {params.options}"
 
@@ -285,11 +328,11 @@ rule evaluate_ort:
     input:
         model=folder_of,
     output:
-        "eval/{id}-ort.json",
+        "{m}eval/{id}-ort.json",
     params:
         source=source("ort"),
     shell:
-        stage("ort/{wildcards.id}")
+        stage("ort/{wildcards.m}{wildcards.id}")
         + "hexpath-deploy evaluate {input.model:q}/model.onnx --coco dataset/coco/val.json --out {output:q}"
         " --backend ort"
 
@@ -297,16 +340,16 @@ rule evaluate_ort:
 rule evaluate_emulator:
     input:
         model=folder_of,
-        compiled="compile/{id}",
-        agree="agree/{id}.json",
+        compiled="{m}compile/{id}",
+        agree="{m}agree/{id}.json",
     output:
-        "eval/{id}-emulator.json",
+        "{m}eval/{id}-emulator.json",
     params:
         options=flags(config["emulator"]),
         source=source("emulator"),
     threads: workflow.cores
     shell:
-        stage("emulator/{wildcards.id}")
+        stage("emulator/{wildcards.m}{wildcards.id}")
         + "hexpath-deploy evaluate {input.model:q}/model.onnx --coco dataset/coco/val.json --out {output:q}"
         " --backend emulator --compiled {input.compiled:q} --workers {threads} {params.options}"
 
@@ -315,14 +358,24 @@ rule profile:
     input:
         model=folder_of,
     output:
-        "profile/{id}.json",
+        "{m}profile/{id}.json",
     params:
         target=config["target"],
         npu=npu_flags,
         source=source("profile"),
     shell:
-        stage("profile/{wildcards.id}")
+        stage("profile/{wildcards.m}{wildcards.id}")
         + "hexpath-deploy profile {input.model:q}/model.onnx --target {params.target:q} --out {output:q} {params.npu}"
+
+
+def evaluations(backend, plans=PLANS):
+    """The evaluation of every plan of every model."""
+    return [f"{m}eval/{i}-{backend}.json" for m in MODELS for i in plans]
+
+
+def profiles(plans):
+    """The latency of those plans of every model."""
+    return [f"{m}profile/{i}.json" for m in MODELS for i in plans]
 
 
 RELEASE = f"{PYTHON} {shlex.quote(str(HERE / 'release.py'))}"

@@ -20,6 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import matrix
+
 REPO = Path(__file__).resolve().parent.parent
 SAMPLES = 6
 TOOLS = ("torch", "ultralytics", "aimet-torch", "onnx", "onnxruntime", "onnxruntime-qnn", "snakemake")
@@ -61,7 +63,7 @@ def answer_of(path: Path) -> Any:
 
 def spec(config: Mapping[str, Any]) -> dict[str, Any]:
     """The spec of a run, by the layout of pipeline.smk."""
-    plans = config["plans"]
+    plans, models = config["plans"], matrix.models(config)
     card = json.loads(Path("dataset/card.json").read_text())
     return {
         "experiment": config["experiment"],
@@ -74,28 +76,37 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
         "tools": tools(),
         "card": "dataset/card.json",
         "dataset": {"images": card["images"], "names": card["names"]},
-        "rows": [row(name, plan, model=config["model"]) for name, plan in plans.items()],
-        "curves": curves(plans),
-        "samples": samples(plans),
+        "rows": [
+            row(name, plan, prefix=prefix, model=model_of(own))
+            for prefix, own in models.items()
+            for name, plan in plans.items()
+        ],
+        "curves": [curve for prefix in models for curve in curves(plans, prefix=prefix)],
+        "samples": samples(plans, prefix=next(iter(models))),
         **({"gates": "gates.json"} if Path("gates.json").is_file() else {}),
     }
 
 
-def row(name: str, plan: Mapping[str, str], *, model: str) -> dict[str, Any]:
-    """One plan, and the files of its stages."""
-    export = plan.get("export", f"export/{plan['head']}")
-    folder = export if plan["method"] == "float" else f"quant/{name}"
+def model_of(own: Mapping[str, Any]) -> str:
+    """The name of a model: of one taken from a file, that of the file."""
+    return matrix.name_of(own["checkpoint"]) if own["checkpoint"] else str(own["model"])
+
+
+def row(name: str, plan: Mapping[str, str], *, prefix: str, model: str) -> dict[str, Any]:
+    """One plan of a model, and the files of its stages."""
+    folder = prefix + matrix.folder(name, plan)
     method = {"float": plan["plan"], "qat": "qat"}.get(plan["method"].split(":")[0], plan["method"])
     files = {
         "onnx": f"{folder}/model.onnx",
-        "compile": f"compile/{name}/compile.json",
-        "profile": f"profile/{name}.json",
-        "agree": f"agree/{name}.json",
+        "compile": f"{prefix}compile/{name}/compile.json",
+        "profile": f"{prefix}profile/{name}.json",
+        "agree": f"{prefix}agree/{name}.json",
     }
     found = {key: path for key, path in files.items() if Path(path).is_file()}
-    evaluated = [p for p in (f"eval/{name}-ort.json", f"eval/{name}-emulator.json") if Path(p).is_file()]
+    evaluated = [f"{prefix}eval/{name}-{backend}.json" for backend in ("ort", "emulator")]
+    evaluated = [path for path in evaluated if Path(path).is_file()]
     told = {
-        "id": name,
+        "id": matrix.row_id(model, name, prefix=prefix),
         "model": model,
         "method": method,
         "plan": plan["plan"],
@@ -105,18 +116,19 @@ def row(name: str, plan: Mapping[str, str], *, model: str) -> dict[str, Any]:
     return told | found | {"eval": evaluated}
 
 
-def curves(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+def curves(plans: Mapping[str, Mapping[str, str]], *, prefix: str) -> list[dict[str, Any]]:
     """Training in FP32, and each QAT."""
+    told = f"{Path(prefix).name} " if prefix else ""
     found = [
-        {"name": name, "path": f"{folder}/history.csv", "x": "epoch", "y": ["map50", "map"]}
+        {"name": told + name, "path": f"{prefix}{folder}/history.csv", "x": "epoch", "y": ["map50", "map"]}
         for name, folder in (("FP32 training", "train"), ("FP32 control", "control"))
     ]
     for name, plan in plans.items():
         if plan["method"].startswith("qat"):
             found.append(
                 {
-                    "name": f"QAT {name}",
-                    "path": f"quant/{name}/history.csv",
+                    "name": f"{told}QAT {name}",
+                    "path": f"{prefix}quant/{name}/history.csv",
                     "x": "epoch",
                     "y": ["map50", "map"],
                 }
@@ -124,7 +136,7 @@ def curves(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
     return [curve for curve in found if Path(str(curve["path"])).is_file()]
 
 
-def samples(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+def samples(plans: Mapping[str, Mapping[str, str]], *, prefix: str) -> list[dict[str, Any]]:
     """Images spread over the emulator's sample, with the boxes of FP32 and of the plan chosen, or w8a8."""
     choice = Path("choice.json")
     chosen_plan = [json.loads(choice.read_text())["plan"]] if choice.is_file() else []
@@ -132,26 +144,30 @@ def samples(plans: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
         (
             i
             for i in (*chosen_plan, "w8a8", *plans)
-            if i in plans and Path(f"eval/{i}-emulator.json").is_file()
+            if i in plans and Path(f"{prefix}eval/{i}-emulator.json").is_file()
         ),
         None,
     )
     if shown is None:
         return []
-    ids = json.loads(Path(f"eval/{shown}-emulator.json").read_text())["image_ids"]
+    ids = json.loads(Path(f"{prefix}eval/{shown}-emulator.json").read_text())["image_ids"]
     chosen = [ids[round(k * (len(ids) - 1) / max(1, SAMPLES - 1))] for k in range(min(SAMPLES, len(ids)))]
     coco_path = Path("dataset/coco/val.json")
     coco = json.loads(coco_path.read_text())
     root = coco_path.parent / coco["info"]["root"]
     files = {image["id"]: os.path.normpath(root / image["file_name"]) for image in coco["images"]}
-    boxes = [detections("fp32", "ort"), detections(shown, "emulator")]
+    boxes = [
+        detections("fp32", "ort", prefix=prefix),
+        detections(shown, "emulator", prefix=prefix),
+    ]
     return [{"image": files[i], "image_id": i, "truth": str(coco_path), "boxes": boxes} for i in chosen]
 
 
-def detections(name: str, backend: str) -> dict[str, str]:
-    evaluation = Path(f"eval/{name}-{backend}.json")
+def detections(name: str, backend: str, *, prefix: str) -> dict[str, str]:
+    evaluation = Path(f"{prefix}eval/{name}-{backend}.json")
     path = evaluation.parent / json.loads(evaluation.read_text())["detections"]
-    return {"id": name, "evaluated_on": backend, "path": str(path)}
+    told = matrix.row_id(Path(prefix).name, name, prefix=prefix)
+    return {"id": told, "evaluated_on": backend, "path": str(path)}
 
 
 def pins() -> dict[str, str]:

@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 import yaml
 
 import containers
+import matrix
 import record
 from containers import ContainerError, Image
 from display import Display
@@ -110,6 +111,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="the study at its real size (full.yaml)")
     parser.add_argument("--data", metavar="FILE", help="your data.yaml in Ultralytics format")
     parser.add_argument("--target", help="a name of `hexpath-deploy targets`")
+    parser.add_argument("--models", metavar="NAME,NAME", help="these models, of an experiment that compares")
     parser.add_argument(
         "--plans", metavar="ID,ID", help="only these plans of config.yaml (fp32 is always there)"
     )
@@ -151,11 +153,21 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
         (config.get("release", {}), "meta"),
     ):
         if group.get(key):
-            group[key] = str(existing(group[key], what=key, wanted="a file"))
+            group[key] = str(existing(group[key], what=key, wanted="its path"))
+    if args.models:
+        merge(config, {"models": args.models}, where="--models")
+    if config.get("models"):
+        config["models"] = ",".join(
+            str(existing(entry, what="models", wanted="a .pt file")) if entry.endswith(matrix.FILES) else entry
+            for entry in str(config["models"]).split(",")
+        )
     if args.target:
         config["target"] = args.target
     if args.plans:
         config["plans"] = chosen(config["plans"], args.plans.split(","))
+    if config.get("checkpoint") and not args.plans:  # taken as it is: no training unless a plan asks for it
+        config["plans"] = {i: plan for i, plan in config["plans"].items() if not trains(plan)}
+    config["plans"] = {i: plan for i, plan in config["plans"].items() if args.plans or not plan.get("extra")}
     config |= {"experiment": args.experiment, "name": args.name, "command": command_line(args)}
     return config
 
@@ -163,10 +175,17 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
 def command_line(args: argparse.Namespace) -> str:
     """The command that makes this run again."""
     words = list(args.overrides)
-    words += [f"--{key}={getattr(args, key)}" for key in ("data", "target", "plans") if getattr(args, key)]
+    words += [
+        f"--{key}={getattr(args, key)}" for key in ("data", "target", "models", "plans") if getattr(args, key)
+    ]
     words += ["--full"] * args.full + ["--containers"] * args.containers
     words += [f"--name={args.name}"] * (args.name != "default")
     return " ".join(["nox -s", args.experiment, *(["--", shlex.join(words)] if words else [])])
+
+
+def trains(plan: Mapping[str, Any]) -> bool:
+    """Whether a plan trains the network on."""
+    return str(plan["method"]).startswith("qat") or "control" in str(plan.get("export", ""))
 
 
 def chosen(plans: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
@@ -215,7 +234,7 @@ def merge(config: dict[str, Any], changes: Mapping[str, Any], *, where: str, pat
 
 def same_type(old: Any, new: Any) -> bool:
     if old is None:
-        return new is None or isinstance(new, str | float)
+        return new is None or (isinstance(new, str | int | float) and not isinstance(new, bool))
     if isinstance(old, float):
         return isinstance(new, int | float) and not isinstance(new, bool)
     return type(old) is type(new)
@@ -224,6 +243,7 @@ def same_type(old: Any, new: Any) -> bool:
 def existing(
     path: str, *, what: str = "--data", wanted: str = "the data.yaml of a dataset in Ultralytics format"
 ) -> Path:
+    """The absolute path of a file that a parameter names."""
     resolved = Path(path).expanduser().resolve()
     if not resolved.is_file():
         raise RunError(f"{what} {path}: no such file; give {wanted}")
@@ -377,11 +397,16 @@ def containment(config: Mapping[str, Any], images: Mapping[str, Image]) -> dict[
     online = bool(os.environ.get("WANDB_API_KEY")) and os.environ.get("WANDB_MODE", "online") == "online"
     return {
         "HEXPATH_IMAGES": json.dumps({name: image.id for name, image in images.items()}),
-        "HEXPATH_MOUNTS": json.dumps(mounts_of(config["dataset"])),
+        "HEXPATH_MOUNTS": json.dumps(mounts_of(config["dataset"], checkpoints=checkpoints(config))),
         "HEXPATH_NETWORK": str(int(online or bool(config["train"].get("pretrained")))),
         "HEXPATH_TOOLS": json.dumps(tools | {"snakemake": record.tools()["snakemake"]}),
         "HEXPATH_COMMIT": record.commit(),
     }
+
+
+def checkpoints(config: Mapping[str, Any]) -> list[Path]:
+    """The files that models are taken from."""
+    return [Path(own["checkpoint"]) for own in matrix.models(config).values() if own["checkpoint"]]
 
 
 def execute(args: argparse.Namespace, run: Path, *, env: Mapping[str, str]) -> None:

@@ -37,6 +37,8 @@ def main() -> int:
     parser.add_argument("--network", action="store_true", help="the stage may want one")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
+    # train/models/yolo11n/ of a matrix is told as train/yolo11n, train/ of a single model as train
+    args.name = args.name.replace("models/", "").strip("/")
     log = LOGS / f"{args.name.replace('/', '-')}.log"
     log.parent.mkdir(exist_ok=True)
     emit(args.name, event="start")

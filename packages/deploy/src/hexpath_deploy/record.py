@@ -80,8 +80,11 @@ def record(spec_path: Path, *, out: Path) -> dict[str, Any]:
     spec = read_json(spec_path)
     check_keys(spec, SPEC, where=str(spec_path), needed=("experiment", "name", "rows"))
     places = Places(source=spec_path.parent, target=out.parent)
-    baseline = baseline_of(spec, places)
-    rows = [row for entry in spec["rows"] for row in rows_of(entry, places=places, baseline=baseline)]
+    rows = [
+        row
+        for entry in spec["rows"]
+        for row in rows_of(entry, places=places, baseline=baseline_of(spec, places, model=entry.get("model")))
+    ]
     result: dict[str, Any] = {"schema": 1, **{key: spec[key] for key in TOP if key in spec}}
     result |= {
         "created": spec.get("created", now()),
@@ -168,11 +171,16 @@ def sample_of(sample: Mapping[str, Any], places: Places) -> dict[str, Any]:
     return entry
 
 
-def baseline_of(spec: Mapping[str, Any], places: Places) -> tuple[dict[str, Any], list[Any]] | None:
-    """Return the FP32 row's evaluation on ONNX Runtime, with its detections."""
+def baseline_of(
+    spec: Mapping[str, Any], places: Places, *, model: str | None
+) -> tuple[dict[str, Any], list[Any]] | None:
+    """Return the evaluation on ONNX Runtime of the row that the spec names, else of the model's FP32 row."""
     named = spec.get("fp32")
     rows = [
-        row for row in spec["rows"] if row.get("id") == named or (named is None and row.get("plan") == "fp32")
+        row
+        for row in spec["rows"]
+        if row.get("id") == named
+        or (named is None and row.get("plan") == "fp32" and row.get("model") == model)
     ]
     if named is not None and not rows:
         raise RecordError(

@@ -108,7 +108,9 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("import", help="turn an Ultralytics .pt file into model.safetensors, safely")
-    parser.add_argument("file", type=Path, help="the .pt file, of YOLOv3, v5, v8, v9, v10, 11 or 26")
+    parser.add_argument(
+        "file", type=Path, help="the .pt file (YOLOv3, v5, v8, v9, v10, 11, 26), or a .safetensors"
+    )
     parser.add_argument("--imgsz", default="", help="320 or 544x640 to deploy at (default: as trained)")
     parser.add_argument("--data", type=Path, help="data.yaml, to check that it has the checkpoint's classes")
     parser.add_argument("--out", type=Path, required=True, help="model.safetensors")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .architecture import describe
-from .checkpoint import CheckpointCard, load_weights, save_checkpoint
+from .checkpoint import CheckpointCard, load_checkpoint, load_weights, save_checkpoint
 from .dataset import Dataset, check_classes
 from .environment import offline
 from .errors import (
@@ -40,12 +40,13 @@ def import_checkpoint(
 ) -> CheckpointCard:
     """Turn an Ultralytics detection or segmentation checkpoint into model.safetensors and return its card.
 
+    A model.safetensors comes in too: to be deployed at another size, or with another dataset of its classes.
     size: (height, width) to deploy at, by default the size that it was trained at. dataset: checked to have
     the checkpoint's classes; its fingerprint goes into the card.
     Raises MissingCheckpointError, CorruptCheckpointError, UnsafeFileError, WrongTaskError, ForeignFileError,
     ClassMismatchError, NonFiniteWeightsError, and PreparationError for a network that cannot be deployed.
     """
-    model, card = open_pt(source)
+    model, card = open_network(source)
     card = replace(card, image_size=size or card.image_size)
     if dataset is not None:
         check_classes(dataset, card.names, checkpoint=source)
@@ -53,6 +54,11 @@ def import_checkpoint(
     prepare(model, head=Head.RAW, image_size=card.image_size)
     save_checkpoint(out, model, card=card)
     return card
+
+
+def open_network(source: Path) -> tuple[nn.Module, CheckpointCard]:
+    """Return the network of a .pt or .safetensors file, and its card."""
+    return load_checkpoint(source) if source.suffix == ".safetensors" else open_pt(source)
 
 
 def open_pt(source: Path) -> tuple[nn.Module, CheckpointCard]:

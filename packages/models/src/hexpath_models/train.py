@@ -133,10 +133,10 @@ def _start(config: TrainConfig, *, dataset: Dataset, work: Path) -> Start:
 
 
 def _from_weights(config: TrainConfig, *, dataset: Dataset) -> Start:
-    from .importing import open_pt
+    from .importing import open_network
 
     file = Path(config.weights)
-    model, card = open_pt(file) if file.suffix == ".pt" else load_checkpoint(file)
+    model, card = open_network(file)
     check_classes(dataset, card.names, checkpoint=file)
     if config.model and card.arch != config.model:
         raise ClassMismatchError(
