@@ -12,22 +12,63 @@ from pathlib import Path
 import pytest
 import yaml
 
+import matrix
 import run
 
 REPO = Path(__file__).resolve().parent.parent
 
 
-def config_of(*argv: str) -> dict:
-    return run.resolve(run.parse(["exp_03_qat", *argv]))
+def config_of(*argv: str, experiment: str = "exp_03_qat") -> dict:
+    return run.resolve(run.parse([experiment, *argv]))
 
 
+@pytest.mark.parametrize("experiment", run.experiments())
 @pytest.mark.parametrize(("name", "argv"), [("default", []), ("full", ["--full"])])
-def test_resolved_config_is_the_golden_one(name: str, argv: list[str]) -> None:
-    golden = REPO / "tests" / "golden" / f"exp_03_qat.{name}.yaml"
-    resolved = yaml.safe_dump(config_of(*argv), sort_keys=False)
+def test_resolved_config_is_the_golden_one(experiment: str, name: str, argv: list[str]) -> None:
+    golden = REPO / "tests" / "golden" / f"{experiment}.{name}.yaml"
+    resolved = yaml.safe_dump(config_of(*argv, experiment=experiment), sort_keys=False)
     assert resolved == golden.read_text(), (
-        f"if that is meant: run.py exp_03_qat {' '.join(argv)} --print-config > {golden}"
+        f"if that is meant: run.py {experiment} {' '.join(argv)} --print-config > {golden}"
     )
+
+
+def test_one_model_has_no_prefix_and_several_have() -> None:
+    assert list(matrix.models(config_of())) == [""]
+    config = config_of("--models", "yolo11n,yolo26n", experiment="exp_01_baselines")
+    assert {prefix: own["model"] for prefix, own in matrix.models(config).items()} == {
+        "models/yolo11n/": "yolo11n",
+        "models/yolo26n/": "yolo26n",
+    }
+    assert matrix.row_id("yolo11n", "w8a8", prefix="") == "w8a8"
+    assert matrix.row_id("yolo11n", "w8a8", prefix="models/yolo11n/") == "yolo11n/w8a8"
+
+
+def test_plans_lie_where_their_method_puts_them() -> None:
+    plan = {"head": "raw", "method": "float"}
+    assert matrix.folder("fp16", plan) == "export/raw"
+    assert matrix.folder("fp16", plan | {"branch": "one-to-many"}) == "export/raw-one-to-many"
+    assert matrix.folder("fp32-control", plan | {"export": "export/control"}) == "export/control"
+    assert matrix.folder("w8a8", plan | {"method": "ptq:minmax"}) == "quant/w8a8"
+
+
+def test_a_network_of_ones_own_is_taken_and_not_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "best.pt"
+    own.touch()
+    config = config_of(f"checkpoint={own}")
+    assert {"fp32-control", "w8a8-qat", "w4a8-qat"}.isdisjoint(config["plans"])
+    assert list(config_of(f"checkpoint={own}", "--plans", "w8a8-qat")["plans"]) == ["fp32", "w8a8-qat"]
+    assert matrix.models(config)[""]["checkpoint"] == str(own)
+    listed = config_of("--models", f"yolo11n,{own}", experiment="exp_01_baselines")
+    assert matrix.models(listed)["models/best/"]["checkpoint"] == str(own)
+    assert run.main(["exp_03_qat", "checkpoint=/nowhere/best.pt"]) == run.RunError.exit_code
+    assert "checkpoint /nowhere/best.pt: no such file; give a .pt file" in capsys.readouterr().err
+
+
+def test_extra_plans_run_when_they_are_named() -> None:
+    assert "w4a8" not in config_of(experiment="exp_01_baselines")["plans"]
+    assert "w4a8" in config_of("--plans", "w4a8", experiment="exp_01_baselines")["plans"]
 
 
 def test_parameters_of_the_command_line() -> None:
