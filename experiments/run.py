@@ -153,12 +153,15 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
         (config.get("release", {}), "meta"),
     ):
         if group.get(key):
-            group[key] = str(existing(group[key], what=key, wanted="its path"))
+            wanted = "a .pt or model.safetensors file" if key == "checkpoint" else "its path"
+            group[key] = str(existing(group[key], what=key, wanted=wanted))
     if args.models:
         merge(config, {"models": args.models}, where="--models")
     if config.get("models"):
         config["models"] = ",".join(
-            str(existing(entry, what="models", wanted="a .pt file")) if entry.endswith(matrix.FILES) else entry
+            str(existing(entry, what="models", wanted="a .pt file"))
+            if entry.endswith(matrix.FILES)
+            else entry
             for entry in str(config["models"]).split(",")
         )
     if args.target:

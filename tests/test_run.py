@@ -63,7 +63,10 @@ def test_a_network_of_ones_own_is_taken_and_not_trained(
     listed = config_of("--models", f"yolo11n,{own}", experiment="exp_01_baselines")
     assert matrix.models(listed)["models/best/"]["checkpoint"] == str(own)
     assert run.main(["exp_03_qat", "checkpoint=/nowhere/best.pt"]) == run.RunError.exit_code
-    assert "checkpoint /nowhere/best.pt: no such file; give a .pt file" in capsys.readouterr().err
+    assert (
+        "checkpoint /nowhere/best.pt: no such file; give a .pt or model.safetensors file"
+        in capsys.readouterr().err
+    )
 
 
 def test_extra_plans_run_when_they_are_named() -> None:
