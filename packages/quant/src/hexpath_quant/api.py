@@ -58,7 +58,10 @@ def quantize(
     count = len(as_tuple(prepared(example)))
     names = output_names or [f"output{index}" for index in range(count)]
     if isinstance(precision, MixedPlan):
-        apply_plan(prepared, plan=precision, regions=regions_of(prepared, output_names=names))
+        regions = regions_of(prepared, output_names=names, overrides=precision.modules)
+        apply_plan(prepared, plan=precision, regions=regions)
+    else:
+        regions = regions_of(prepared, output_names=names)
     base = precision.base if isinstance(precision, MixedPlan) else precision
     sim = chosen.quantize(prepared, example=example, plan=base, batches=batches, input_range=input_range)
     return export(
@@ -68,6 +71,7 @@ def quantize(
         samples=calibration[0][:4],
         input_names=[input_name],
         output_names=names,
+        regions=regions,
         plan=precision,
         method=f"ptq:{method}",
         metadata=metadata or {},

@@ -48,10 +48,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_common(qat)
     _add_training(qat)
     qat.set_defaults(run=run_qat)
+    from hexpath_quant.planning.command import add_parser as add_plan_parser
+
     regions = commands.add_parser("regions", help="print the network's regions and their modules")
     _add_task(regions)
     regions.add_argument("--level", choices=("block", "layer"), default="block", help="default: %(default)s")
     regions.set_defaults(run=run_regions)
+    add_plan_parser(commands)
     commands.add_parser("methods", help="list the post-training methods").set_defaults(run=run_methods)
     commands.add_parser("plans", help="list the precision plans").set_defaults(run=run_plans)
     return parser
@@ -74,7 +77,11 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     _add_task(parser)
-    parser.add_argument("--plan", default="w8a8", help="see `hexpath-quant plans` (default: %(default)s)")
+    parser.add_argument(
+        "--plan",
+        default="w8a8",
+        help="a name of `hexpath-quant plans`, or a plan file (default: %(default)s)",
+    )
     parser.add_argument(
         "--method", default="minmax", help="see `hexpath-quant methods` (default: %(default)s)"
     )

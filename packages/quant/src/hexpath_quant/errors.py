@@ -103,6 +103,12 @@ class UnsafeError(QuantError):
     exit_code = 65
 
 
+class PlanningError(QuantError):
+    """No plan keeps to the limits that were asked for."""
+
+    exit_code = 66
+
+
 def unknown_name(*, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for an unknown ``name``, with the nearest of the ``known`` ones."""
     return UnknownNameError(f"unknown {kind} '{name}'{nearest(name=name, known=known)}")

@@ -15,9 +15,9 @@ from typing import Any
 from hexpath_quant.errors import OutputError, PlanError, UnknownNameError, unknown_name
 
 GRANULARITIES = ("per-channel", "per-tensor")
-FP16 = "fp16"
+BASE, FP16 = "w8a8", "fp16"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-KEYS = ("plan", "default", "regions")
+KEYS = ("plan", "default", "regions", "modules")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,13 @@ class MixedPlan:
         default: of every region that ``regions`` does not name.
         regions: region -> ``w8a8``, ``w8a16``, ``w4a8``, ``w4a16``, or ``fp16``: float in the file, half
             precision on the NPU.
+        modules: region -> module prefixes, for regions that the plan itself makes; see ``regions_of``.
     """
 
     name: str
     default: str
     regions: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def base(self) -> Plan:
@@ -153,7 +155,12 @@ def plan_of(content: Any, *, where: str) -> MixedPlan:
         raise PlanError(f"{where}: plan name '{name}' may hold letters, digits, '.', '-' and '_' only")
     if not isinstance(regions or {}, dict):
         raise PlanError(f"{where}: regions must map a region to a precision, found {regions!r}")
-    plan = MixedPlan(name=name, default=default, regions={str(r): str(p) for r, p in (regions or {}).items()})
+    plan = MixedPlan(
+        name=name,
+        default=default,
+        regions={str(r): str(p) for r, p in (regions or {}).items()},
+        modules=_modules(content.get("modules") or {}, where=where),
+    )
     _check_precisions(plan, where=where)
     return plan
 
@@ -162,7 +169,16 @@ def to_yaml(plan: MixedPlan) -> str:
     """Return the text of a plan file."""
     lines = [f"plan: {plan.name}", f"default: {plan.default}"]
     listed = [f"  {region}: {precision}" for region, precision in plan.regions.items()]
-    return "\n".join([*lines, *(["regions:", *listed] if listed else ["regions: {}"])]) + "\n"
+    lines += ["regions:", *listed] if listed else ["regions: {}"]
+    made = [f"  {region}: [{', '.join(prefixes)}]" for region, prefixes in plan.modules.items()]
+    return "\n".join([*lines, *(["modules:", *made] if made else [])]) + "\n"
+
+
+def _modules(content: Any, *, where: str) -> dict[str, tuple[str, ...]]:
+    listed = isinstance(content, dict) and all(isinstance(p, list) and p for p in content.values())
+    if not listed:
+        raise PlanError(f"{where}: modules must map a region to a list of module prefixes, found {content!r}")
+    return {str(region): tuple(map(str, prefixes)) for region, prefixes in content.items()}
 
 
 def _check_precisions(plan: MixedPlan, *, where: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from aimet_torch.quantsim import QuantizationSimModel
+from torch import nn
 
 from hexpath_quant.errors import CalibrationError
 from hexpath_quant.export import export
@@ -19,7 +20,7 @@ from hexpath_quant.mixed import apply_plan
 from hexpath_quant.plans import AnyPlan, MixedPlan
 from hexpath_quant.prepare import prepare
 from hexpath_quant.progress import say
-from hexpath_quant.regions import regions_of
+from hexpath_quant.regions import Regions, regions_of
 from hexpath_quant.sim import forward_of
 from hexpath_quant.task import Task
 
@@ -79,7 +80,7 @@ def simulate(
     example = task.example
     prepared = prepare(task.float_model(), example=example)
     if isinstance(plan, MixedPlan):
-        regions = regions_of(prepared, output_names=task.output_names, overrides=overrides)
+        regions = plan_regions(prepared, task=task, plan=plan, overrides=overrides)
         apply_plan(prepared, plan=plan, regions=regions)
     say(f"calibrating {plan.name} by {method} on {calibration} images")
     return chosen.quantize(
@@ -89,6 +90,14 @@ def simulate(
         batches=lambda: task.calibration(calibration),
         input_range=(0.0, 1.0),
     )
+
+
+def plan_regions(
+    model: nn.Module, *, task: Task, plan: AnyPlan, overrides: Mapping[str, Sequence[str]] | None
+) -> Regions:
+    """Return the model's regions with those that the plan itself makes."""
+    made = plan.modules if isinstance(plan, MixedPlan) else {}
+    return regions_of(model, output_names=task.output_names, overrides={**(overrides or {}), **made})
 
 
 def score(task: Task, *, sim: QuantizationSimModel) -> dict[str, float]:
@@ -124,7 +133,7 @@ def write(
         metadata=task.metadata,
         card=card,
         extra_files=extra_files,
-        regions=regions_of(sim.model, output_names=task.output_names, overrides=overrides),
+        regions=plan_regions(sim.model, task=task, plan=plan, overrides=overrides),
     )
     worst = min(figures, key=figures.__getitem__)
     say(f"wrote {out}: file and simulation agree to {figures[worst]:.1f} dB or better (least: {worst})")

@@ -1,0 +1,137 @@
+"""``hexpath-quant plan``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hexpath_quant.errors import UnknownNameError
+from hexpath_quant.files import atomic_folder
+
+DEFAULT = "w8a8,w8a16,w4a8,fp16"
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser("plan", help="choose a precision for each region: latency against accuracy")
+    parser.add_argument("--sensitivity", required=True, type=Path, help="of `hexpath-quant sensitivity`")
+    parser.add_argument("--costs", required=True, type=Path, help="of `hexpath-deploy regions`")
+    wish = parser.add_mutually_exclusive_group()
+    wish.add_argument("--max-drop", type=float, metavar="POINTS", help="the fastest plan that loses no more")
+    wish.add_argument("--budget-ms", type=float, metavar="MS", help="the most accurate plan within a latency")
+    parser.add_argument("--max-mb", type=float, metavar="MB", help="with --max-drop: size of the binary")
+    parser.add_argument("--points", type=int, default=6, help="of the front (default: %(default)s)")
+    parser.add_argument(
+        "--precisions", default=DEFAULT, help="to choose from, as far as both files have them (default: all)"
+    )
+    parser.add_argument("--flat", type=float, metavar="SHARE", help="also the flat flip of worst-SQNR layers")
+    parser.add_argument(
+        "--pairs", type=int, default=0, metavar="N", help="measure pairs of the N worst regions"
+    )
+    for name, kind, text in (
+        ("task", str, "with --pairs: installed task"),
+        ("checkpoint", Path, "with --pairs: model.safetensors"),
+        ("data", Path, "with --pairs: data.yaml"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, help=text)
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="for the task")
+    parser.add_argument("--out", required=True, type=Path, help="folder: plan files and front.json")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, measure pairs if asked, solve, write, print."""
+    from hexpath_quant.planning.figures import read_figures, read_json
+
+    analysis = read_json(args.sensitivity, kind="sensitivity analysis", keys=("metric", "entries", "plan"))
+    pairs = _pairs(args, analysis=analysis) if args.pairs else None
+    figures = read_figures(
+        sensitivity=args.sensitivity, costs=args.costs, precisions=args.precisions.split(","), pairs=pairs
+    )
+    points = _points(args, figures=figures)
+    record = {
+        "schema": 1,
+        "metric": figures.metric,
+        "base": figures.regions and "w8a8",
+        "target": read_json(args.costs, kind="cost table", keys=()).get("target"),
+        "precisions": args.precisions.split(","),
+        "fit": dict(figures.fit),
+        "points": points,
+    }
+    with atomic_folder(args.out) as folder:
+        for point in points:
+            _write_plan(folder, point)
+        if args.flat:
+            _write_flat(folder, analysis=analysis, share=args.flat)
+        if pairs:
+            (folder / "pairs.json").write_text(json.dumps(pairs, indent=1) + "\n")
+        (folder / "front.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(as_text(points))
+
+
+def _points(args: argparse.Namespace, *, figures: Any) -> list[dict[str, Any]]:
+    from hexpath_quant.planning.solve import fastest, front, most_accurate, thin
+
+    if args.max_drop is not None:
+        found = [fastest(figures, max_drop=args.max_drop / 100, max_mb=args.max_mb)]
+        names: Sequence[str] = ["fastest"]
+    elif args.budget_ms is not None:
+        found, names = [most_accurate(figures, budget_ms=args.budget_ms)], ["most-accurate"]
+    else:
+        found = thin(list(front(figures)), count=args.points)
+        # a fixed number of files, so that a pipeline can name them; a short front repeats its last point
+        found += [found[-1]] * (args.points - len(found))
+        names = [f"front-{index}" for index in range(1, len(found) + 1)]
+    return [
+        {
+            "plan": name,
+            "ms": round(s.ms, 4),
+            "mb": round(s.mb, 4),
+            "drop": round(s.drop, 6),
+            "regions": dict(s.plan),
+        }
+        for name, s in zip(names, found, strict=True)
+    ]
+
+
+def _pairs(args: argparse.Namespace, *, analysis: Mapping[str, Any]) -> dict[str, Any]:
+    from hexpath_quant.cli import check_paths, parse_options
+    from hexpath_quant.planning.measure import measure_pairs
+    from hexpath_quant.task import load_task
+
+    if not (args.task and args.checkpoint and args.data):
+        raise UnknownNameError("--pairs measures: it needs --task, --checkpoint and --data")
+    check_paths(checkpoint=args.checkpoint, data=args.data)
+    options = parse_options(args.option)
+    task = load_task(name=args.task, checkpoint=args.checkpoint, data=args.data, options=options)
+    return measure_pairs(task, analysis=analysis, top=args.pairs, overrides=analysis["regions"])
+
+
+def _write_plan(folder: Path, point: Mapping[str, Any]) -> None:
+    from hexpath_quant.plans import BASE, MixedPlan, to_yaml
+
+    regions = {region: precision for region, precision in point["regions"].items() if precision != BASE}
+    plan = MixedPlan(name=point["plan"], default=BASE, regions=regions)
+    (folder / f"{plan.name}.yaml").write_text(to_yaml(plan))
+
+
+def _write_flat(folder: Path, *, analysis: Mapping[str, Any], share: float) -> None:
+    from hexpath_quant.planning.flat import flat_plan
+    from hexpath_quant.plans import to_yaml
+
+    (folder / "flat.yaml").write_text(to_yaml(flat_plan(analysis, share=share, name="flat")))
+
+
+def as_text(points: Sequence[Mapping[str, Any]]) -> str:
+    """Return the points as a table: predicted latency, size, loss, and what is not at w8a8."""
+    lines = [f"{'plan':14} {'ms':>7} {'MB':>6} {'points':>7}  regions that are not at w8a8"]
+    for point in points:
+        flipped = [f"{r} {p}" for r, p in point["regions"].items() if p != "w8a8"]
+        lines.append(
+            f"{point['plan']:14} {point['ms']:7.3f} {point['mb']:6.2f} {-100 * point['drop']:+7.2f}"
+            f"  {', '.join(flipped) or 'none'}"
+        )
+    return "\n".join(lines)

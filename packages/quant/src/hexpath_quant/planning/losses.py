@@ -1,0 +1,161 @@
+"""What a plan loses: a sum over regions, and over pairs of sensitive ones, fitted to all that was measured.
+
+    loss(plan) = sum over regions r of d[r][plan[r]]
+               + sum over pairs (a, b) whose activations have 8 bits of e[a, b][plan[a], plan[b]]
+
+Quantizing a region alone measures its ``d``. Two quantized regions together mostly lose less than the sum:
+``e`` is what is left over. Leaving one region out of the quantized network, and the whole network, measure
+sums of them; pairs flipped together (``pairs``) measure single ones. All are rows of one least-squares fit
+with ``d`` at least 0 (a region that seems to gain from noise must not be bought) and ``e`` drawn towards 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.optimize import lsq_linear
+
+from hexpath_quant.plans import BASE, FP16, parse_precision
+
+SENSITIVE = 6  # regions whose pairs have terms
+WHOLE_WEIGHT, PULL = 3.0, 0.3
+Key = tuple[str, ...]
+Rows = list[tuple[dict[Key, float], float, float, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """Losses as shares of 1.
+
+    Attributes:
+        drop: region -> precision -> loss.
+        pairs: (region, region, precision, precision) -> loss.
+        fit: rows, root mean square and largest difference between the model and what was measured.
+    """
+
+    drop: Mapping[str, Mapping[str, float]]
+    pairs: Mapping[tuple[str, str, str, str], float]
+    fit: Mapping[str, float]
+
+
+def fit_losses(
+    analysis: Mapping[str, Any], *, precisions: Sequence[str], pairs: Sequence[Mapping[str, Any]] = ()
+) -> Fitted:
+    """Fit the model to a sensitivity analysis and to measured pairs (rows of ``measure_pairs``)."""
+    regions = list(analysis["regions"])
+    sensitive = sensitive_regions(analysis, count=SENSITIVE)
+    couples = list(combinations([r for r in regions if r in sensitive], 2))
+    measured = [p for p in precisions if p != FP16]
+    rows: Rows = []
+    for precision in measured:
+        rows += _rows(analysis, precision=precision, couples=couples if _is_low(precision) else [])
+    for row in pairs:
+        coefficients = _plan_row(
+            {r: row["regions"].get(r, BASE) for r in regions}, couples=couples, skip=precisions
+        )
+        if coefficients:
+            rows.append((coefficients, float(row["drop"]), 1.0, BASE))
+    keys = list(dict.fromkeys(key for coefficients, *_ in rows for key in coefficients))
+    values = _solve(rows, keys=keys)
+    drop = {r: {p: values.get(("d", r, p), 0.0) for p in precisions} for r in regions}
+    return Fitted(drop=drop, pairs=_all_pairs(values, couples=couples, low=measured), fit=_fit(rows, values))
+
+
+def sensitive_regions(analysis: Mapping[str, Any], *, count: int) -> list[str]:
+    """Return the regions that lose most at BASE, alone or by what leaving them out wins back, worst first."""
+    rows = _entries(analysis, precision=BASE)
+    return sorted(rows, key=lambda r: -max(rows[r]["drop_alone"], rows[r].get("gain_without", 0.0)))[:count]
+
+
+def whole_loss(analysis: Mapping[str, Any], *, precision: str) -> float:
+    """Return what the network loses when all of it has one precision."""
+    metric = analysis["metric"]
+    return float(analysis["float"]["metrics"][metric] - analysis["quantized"][precision]["metrics"][metric])
+
+
+def _is_low(precision: str) -> bool:
+    return precision != FP16 and parse_precision(precision).activation_bits == 8
+
+
+def _entries(analysis: Mapping[str, Any], *, precision: str) -> dict[str, Any]:
+    return {
+        e["name"]: e
+        for e in analysis["entries"]
+        if (e["kind"], e["plan"], e["part"]) == ("region", precision, "both") and "drop_alone" in e
+    }
+
+
+def _rows(analysis: Mapping[str, Any], *, precision: str, couples: Sequence[tuple[str, str]]) -> Rows:
+    """Return the rows of one precision: each region alone, all but it, and the whole network."""
+    entries, whole = _entries(analysis, precision=precision), whole_loss(analysis, precision=precision)
+    rows: Rows = []
+    for region, entry in entries.items():
+        rows.append(({("d", region, precision): 1.0}, float(entry["drop_alone"]), 1.0, precision))
+        if "gain_without" in entry:
+            rest = _uniform([r for r in entries if r != region], precision=precision, couples=couples)
+            rows.append((rest, whole - float(entry["gain_without"]), 1.0, precision))
+    rows.append(
+        (_uniform(list(entries), precision=precision, couples=couples), whole, WHOLE_WEIGHT, precision)
+    )
+    return rows
+
+
+def _uniform(
+    regions: Sequence[str], *, precision: str, couples: Sequence[tuple[str, str]]
+) -> dict[Key, float]:
+    found: dict[Key, float] = {("d", region, precision): 1.0 for region in regions}
+    return found | {("e", a, b, precision): 1.0 for a, b in couples if a in regions and b in regions}
+
+
+def _plan_row(
+    plan: Mapping[str, str], *, couples: Sequence[tuple[str, str]], skip: Sequence[str]
+) -> dict[Key, float]:
+    """Return the row of a whole plan; none when it has a precision that is not in question."""
+    if any(p not in skip for p in plan.values()):
+        return {}
+    found: dict[Key, float] = {("d", r, p): 1.0 for r, p in plan.items() if p != FP16}
+    return found | {("e", a, b, BASE): 1.0 for a, b in couples if plan[a] == plan[b] == BASE}
+
+
+def _solve(rows: Rows, *, keys: Sequence[Key]) -> dict[Key, float]:
+    at = {key: index for index, key in enumerate(keys)}
+    pulled = [key for key in keys if key[0] == "e"]
+    system, right = np.zeros((len(rows) + len(pulled), len(keys))), np.zeros(len(rows) + len(pulled))
+    for index, (coefficients, value, weight, _) in enumerate(rows):
+        for key, coefficient in coefficients.items():
+            system[index, at[key]] = weight * coefficient
+        right[index] = weight * value
+    for index, key in enumerate(pulled, start=len(rows)):
+        system[index, at[key]] = PULL
+    least = np.array([0.0 if key[0] == "d" else -np.inf for key in keys])
+    solution = lsq_linear(system, right, bounds=(least, np.inf))
+    return {key: float(value) for key, value in zip(keys, solution.x, strict=True)}
+
+
+def _all_pairs(
+    values: Mapping[Key, float], *, couples: Sequence[tuple[str, str]], low: Sequence[str]
+) -> dict[tuple[str, str, str, str], float]:
+    """Return the pairs' losses; of two unlike 8-bit precisions, the mean of both."""
+    found = {}
+    for a, b in couples:
+        for p, q in _low_pairs(low):
+            found[a, b, p, q] = (values.get(("e", a, b, p), 0.0) + values.get(("e", a, b, q), 0.0)) / 2
+    return {key: value for key, value in found.items() if abs(value) > 1e-6}
+
+
+def _low_pairs(precisions: Sequence[str]) -> Iterator[tuple[str, str]]:
+    low = [p for p in precisions if _is_low(p)]
+    return ((p, q) for p in low for q in low)
+
+
+def _fit(rows: Rows, values: Mapping[Key, float]) -> dict[str, float]:
+    differences = np.array([sum(c * values[k] for k, c in row.items()) - value for row, value, *_ in rows])
+    return {
+        "rows": len(rows),
+        "rms": round(float(np.sqrt(np.mean(differences**2))), 6),
+        "worst": round(float(np.abs(differences).max()), 6),
+    }
