@@ -150,8 +150,9 @@ def test_wrong_scale_of_an_output_is_found_by_running(
 
     path = changed(made.model, tmp_path / "model.onnx", attack)
     shutil.copy(made.recorded, tmp_path / "recorded.npz")
-    assert "wrong scale in the encoding of 'scores_8" in explain_encodings(onnx.load(path), squares.batch(2))
-    assert explain_encodings(onnx.load(made.model), squares.batch(2)) == ""
+    examples = [{"images": each[None]} for each in squares.batch(2)]
+    assert "wrong scale in the encoding of 'scores_8" in explain_encodings(onnx.load(path), examples)
+    assert explain_encodings(onnx.load(made.model), examples) == ""
     assert main(evaluate(path, made, tmp_path / "e.json")) == 80
     assert "output 'scores_8'" in (error := capsys.readouterr().err)
     assert "wrong scale in the encoding of 'scores_8" in error
@@ -483,7 +484,7 @@ def test_the_graph_without_its_quantizers_computes_the_float_model(made: Made) -
     from hexpath_deploy.diagnose import float_ranges
 
     image = squares.batch(1)
-    ranges = float_ranges(load_onnx(made.model), image)
+    ranges = float_ranges(load_onnx(made.model), [{"images": image}])
     floats = OrtNetwork(read_model(made.float_model), threads=1).run(image)
     quantized = {each.tensor for each in Graph(load_onnx(made.model)).encoded.values()}
     stored = next(name for name in ranges if name.startswith("scores_8"))

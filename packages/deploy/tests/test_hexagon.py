@@ -72,7 +72,7 @@ def test_both_kinds_of_io_compute_the_same(made: Made, compiled: Path, tmp_path:
     outputs = []
     for folder in (compiled, tmp_path / "float"):
         artifact = open_artifact(folder, model=model)
-        emulate(artifact, images={"1": lambda: image}, work=tmp_path / "work", workers=1)
+        emulate(artifact, feeds={"1": lambda: {"images": image}}, work=tmp_path / "work", workers=1)
         outputs.append(load_outputs(tmp_path / "work", "1", boundary=artifact.boundary))
     for name in model.outputs:
         np.testing.assert_array_equal(outputs[0][name], outputs[1][name])
@@ -181,15 +181,15 @@ def test_interrupted_emulation_goes_on(made: Made, compiled: Path, tmp_path: Pat
     image = np.load(made.recorded)["images"][:1]
     asked = []
 
-    def feed(key: str) -> np.ndarray:
+    def feed(key: str) -> dict[str, np.ndarray]:
         asked.append(key)
-        return image
+        return {"images": image}
 
-    emulate(artifact, images={"1": lambda: feed("1")}, work=tmp_path, workers=1)
-    emulate(artifact, images={"1": lambda: feed("1"), "2": lambda: feed("2")}, work=tmp_path, workers=2)
+    emulate(artifact, feeds={"1": lambda: feed("1")}, work=tmp_path, workers=1)
+    emulate(artifact, feeds={"1": lambda: feed("1"), "2": lambda: feed("2")}, work=tmp_path, workers=2)
     assert asked == ["1", "2"]
     (tmp_path / "artifact.json").write_text("another")
-    emulate(artifact, images={"1": lambda: feed("1")}, work=tmp_path, workers=1)
+    emulate(artifact, feeds={"1": lambda: feed("1")}, work=tmp_path, workers=1)
     assert asked == ["1", "2", "1"]
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from hexpath_deploy.errors import DeployError, DynamicShapeError, MetadataError, UnreadableModelError
 from hexpath_deploy.io import Boundary, Encoding, quantize_io, read_boundary
-from hexpath_deploy.model import read_model
+from hexpath_deploy.model import read_model, read_task_model
 from hexpath_deploy.ort import OrtNetwork
 
 RESHAPED = {"output0": [1, 6, 84]}
@@ -92,7 +92,7 @@ def test_ultralytics_metadata_is_enough(tmp_path: Path) -> None:
 )
 def test_metadata_that_lies(tmp_path: Path, metadata: dict[str, str], message: str) -> None:
     with pytest.raises(MetadataError, match=message):
-        read_model(plain(tmp_path / "model.onnx", **metadata))
+        read_task_model(plain(tmp_path / "model.onnx", **metadata))
 
 
 def test_permuted_outputs(made: Made, tmp_path: Path) -> None:

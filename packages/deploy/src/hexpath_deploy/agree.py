@@ -10,7 +10,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 from zipfile import BadZipFile
@@ -27,9 +27,11 @@ from hexpath_deploy.hexagon.emulate import emulate, load_outputs
 from hexpath_deploy.io import Encoding, quantize_io
 from hexpath_deploy.model import Model, load_onnx, read_model
 from hexpath_deploy.ort import OrtNetwork
-from hexpath_deploy.reference.hexpath_reference import Floats
+from hexpath_deploy.reference.hexpath_reference import Array, Floats
 
 Outputs: TypeAlias = Mapping[str, Floats]
+# One example, (shape of the graph's input), or several joined along the first axis, by name.
+Inputs: TypeAlias = Mapping[str, Array]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
 # Chosen by measurement (README, "Agreement"): 8-bit graphs of trained detectors agree at 33 dB and better,
@@ -64,20 +66,20 @@ def agree(
     toolchain.require()
     model = read_model(path)
     artifact = open_artifact(compiled, model=model)
-    images, simulated = read_recorded(recorded, model=model)
-    reference = run_ort(model, images)
-    emulated = run_emulator(artifact, images, workers=workers)
+    examples, simulated = read_recorded(recorded, model=model)
+    reference = run_ort(model, examples)
+    emulated = run_emulator(artifact, examples, workers=workers)
     encodings = quantize_io(load_onnx(path)).outputs
     pairs = {"artifact": (reference, emulated), "recorded": (simulated, reference)}
     outputs = {
         name: compare_all(*pair, encodings=encodings, least=min_sqnr_db) for name, pair in pairs.items()
     }
     failures = [explain(name, row, path) for name, rows in outputs.items() for row in rows if not row["pass"]]
-    cause = cause_of(model, images=images, pairs=pairs, least=min_sqnr_db) if failures else ""
+    cause = cause_of(model, examples=examples, pairs=pairs, least=min_sqnr_db) if failures else ""
     record = {
         "schema": 1,
         "verdict": "fail" if failures else "pass",
-        "images": len(images),
+        "images": len(examples),
         "comparisons": outputs,
         "model": str(path),
         "model_sha256": model.sha256,
@@ -100,17 +102,18 @@ def agree(
 def cause_of(
     model: Model,
     *,
-    images: Floats,
+    examples: Sequence[Inputs],
     pairs: Mapping[str, tuple[Outputs, Outputs]],
     least: float | None = None,
 ) -> str:
     """Return why a pair disagrees, or an empty text.
 
-    First what makes ONNX Runtime's outputs agree with the other side, then encodings that cannot hold their
-    values.
+    First, for a network of images, what makes ONNX Runtime's outputs agree with the other side, then
+    encodings that cannot hold their values.
     """
     proto = load_onnx(model.path)
     encodings = quantize_io(load_onnx(model.path)).outputs
+    image = next(iter(model.inputs))
 
     def agrees(name: str, first: Floats, second: Floats) -> bool:
         row = compare(second, first, name=name, encoding=encodings.get(name), least=least)
@@ -119,11 +122,23 @@ def cause_of(
     for name, (first, second) in pairs.items():
         ort, other = (first, second) if name == "artifact" else (second, first)
         cause = diagnose(
-            ort, other, agrees=agrees, images=images, run=lambda changed: run_ort(model, changed)
+            ort,
+            other,
+            agrees=agrees,
+            images=images_of(model, examples),
+            run=lambda changed: run_ort(model, [{image: each[None]} for each in changed]),
         )
         if cause:
             return f"{PAIRS[name][0]} agrees with {PAIRS[name][1]} if one assumes that {cause}"
-    return explain_encodings(proto, images) if model.quantized else ""
+    return explain_encodings(proto, examples) if model.quantized else ""
+
+
+def images_of(model: Model, examples: Sequence[Inputs]) -> Floats | None:
+    """Return the examples as images float32 (N, 3, H, W), or None when the network takes something else."""
+    (shape, *others) = [entry.shape for entry in model.inputs.values()]
+    if others or len(shape) != 4 or shape[:2] != (1, 3):
+        return None
+    return np.concatenate([array for example in examples for array in example.values()]).astype(np.float32)
 
 
 def verify_pair(model: Model) -> None:
@@ -139,21 +154,24 @@ def verify_pair(model: Model) -> None:
     recorded = model.path.parent / RECORDED
     if not recorded.is_file():
         return
-    images, simulated = read_recorded(recorded, model=model)
-    images, simulated = images[:1], {name: value[:1] for name, value in simulated.items()}
-    reference = run_ort(model, images)
+    examples, simulated = read_recorded(recorded, model=model)
+    simulated = {name: value[: len(value) // len(examples)] for name, value in simulated.items()}
+    examples = examples[:1]
+    reference = run_ort(model, examples)
     encodings = quantize_io(load_onnx(model.path)).outputs
     rows = compare_all(simulated, reference, encodings=encodings, least=None)
     bad = [explain("recorded", row, model.path) for row in rows if not row["pass"]]
     if not bad:
         return
-    if cause := cause_of(model, images=images, pairs={"recorded": (simulated, reference)}):
+    if cause := cause_of(model, examples=examples, pairs={"recorded": (simulated, reference)}):
         raise AgreementError(f"{bad[0]}; cause: {cause}")
     print(f"hexpath-deploy: warning: {bad[0]}", file=sys.stderr)
 
 
-def read_recorded(path: Path, *, model: Model) -> tuple[Floats, dict[str, Floats]]:
-    """Read recorded.npz: `images` float32 (N, 3, H, W) and one array (N, ...) for each output.
+def read_recorded(path: Path, *, model: Model) -> tuple[list[dict[str, Array]], dict[str, Floats]]:
+    """Read recorded.npz: an array for each input and output, examples joined along the first axis.
+
+    A network with one input may call it `images`. Returns the examples, and the outputs by name.
 
     Raises:
         StaleArtifactError: it is missing or unreadable, lacks an array, or its shapes are another model's.
@@ -165,36 +183,50 @@ def read_recorded(path: Path, *, model: Model) -> tuple[Floats, dict[str, Floats
         raise StaleArtifactError(
             f"{path} is no recording ({error!s:.200}): export {model.path} again"
         ) from error
-    missing = [name for name in ("images", *model.outputs) if name not in arrays]
+    if len(model.inputs) == 1 and "images" in arrays:
+        arrays = {next(iter(model.inputs)): arrays["images"], **arrays}
+    missing = [name for name in (*model.inputs, *model.outputs) if name not in arrays]
     if missing:
         raise StaleArtifactError(
             f"{path} has no array '{missing[0]}': it was recorded from another model than {model.path}"
         )
-    images = arrays.pop("images")
-    if images.shape[1:] != (3, *model.imgsz) or not len(images):
+    inputs = {name: split(arrays[name], name=name, path=path, model=model) for name in model.inputs}
+    counts = {name: len(rows) for name, rows in inputs.items()}
+    if len(set(counts.values())) != 1:
+        told = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
+        raise StaleArtifactError(f"{path} holds examples of different number: {told}")
+    examples = [dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True)]
+    return examples, {name: arrays[name].astype(np.float32) for name in model.outputs}
+
+
+def split(array: Array, *, name: str, path: Path, model: Model) -> list[Array]:
+    """Return the recorded examples of one input, each in the shape and type that the graph takes."""
+    shape = model.inputs[name].shape
+    if array.shape[1:] != shape[1:] or not len(array) or len(array) % shape[0]:
         raise StaleArtifactError(
-            f"{path} holds images {list(images.shape)}, {model.path} takes {[1, 3, *model.imgsz]}"
+            f"{path} holds {name} {list(array.shape)}, {model.path} takes {list(shape)}: give one "
+            "example, or several joined along the first axis"
         )
-    return images.astype(np.float32), {name: arrays[name].astype(np.float32) for name in model.outputs}
+    return list(array.astype(model.inputs[name].dtype).reshape(-1, *shape))
 
 
-def run_ort(model: Model, images: Floats) -> dict[str, Floats]:
-    """Return the model's outputs (N, ...) on ONNX Runtime."""
+def run_ort(model: Model, examples: Sequence[Inputs]) -> dict[str, Floats]:
+    """Return the model's outputs on ONNX Runtime, joined along the first axis."""
     network = OrtNetwork(model)
-    return stack([network.run(image[None]) for image in images])
+    return stack([network.compute(example) for example in examples])
 
 
-def run_emulator(artifact: Artifact, images: Floats, *, workers: int) -> dict[str, Floats]:
-    """Return the artifact's outputs (N, ...) on the emulator."""
-    feeds = {str(place): (lambda place=place: images[place : place + 1]) for place in range(len(images))}
+def run_emulator(artifact: Artifact, examples: Sequence[Inputs], *, workers: int) -> dict[str, Floats]:
+    """Return the artifact's outputs on the emulator, joined along the first axis."""
+    feeds = {str(place): (lambda example=example: example) for place, example in enumerate(examples)}
     with tempfile.TemporaryDirectory(prefix="hexpath-") as work:
-        emulate(artifact, images=feeds, work=Path(work), workers=workers)
+        emulate(artifact, feeds=feeds, work=Path(work), workers=workers)
         return stack([load_outputs(Path(work), key, boundary=artifact.boundary) for key in feeds])
 
 
 def stack(rows: list[dict[str, Floats]]) -> dict[str, Floats]:
-    """Join outputs of batch 1 along the first axis."""
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    """Join outputs along the first axis; a number becomes a vector."""
+    return {name: np.concatenate([np.atleast_1d(row[name]) for row in rows]) for name in rows[0]}
 
 
 def compare_all(
@@ -218,7 +250,7 @@ def compare(
     bits = 8 if encoding is not None and encoding.dtype.endswith("8") else 16
     limit = MIN_SQNR_DB[bits] if least is None else least
     row: dict[str, Any] = {"name": name, "min_sqnr_db": limit}
-    if reference.shape != other.shape:
+    if np.atleast_1d(reference).shape != np.atleast_1d(other).shape:
         return row | {"pass": False, "problem": f"shapes {list(reference.shape)} and {list(other.shape)}"}
     if not (np.isfinite(reference).all() and np.isfinite(other).all()):
         return row | {"pass": False, "problem": "holds NaN or infinity"}

@@ -23,6 +23,7 @@ from hexpath_deploy.reference.hexpath_reference import Floats
 from hexpath_deploy.sanity import Graph
 
 Outputs: TypeAlias = Mapping[str, Floats]
+Inputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Agrees: TypeAlias = Callable[[str, Floats, Floats], bool]
 Run: TypeAlias = Callable[[Floats], Outputs]
 Change: TypeAlias = Callable[[Floats], npt.NDArray[Any]]
@@ -49,21 +50,21 @@ FAR_OUTSIDE, FAR_INSIDE = 2.0, 1 / 16
 LEAST_MATCHES, CROSSED, STRAIGHT = 5, 0.6, 0.3
 
 
-def diagnose(reference: Outputs, other: Outputs, *, agrees: Agrees, images: Floats, run: Run) -> str:
+def diagnose(reference: Outputs, other: Outputs, *, agrees: Agrees, images: Floats | None, run: Run) -> str:
     """Return what makes `reference` agree with `other`, or an empty text.
 
     Args:
         reference: outputs (N, ...) of `run(images)`.
         other: what they should equal.
         agrees: says of an output's name and two arrays whether they are within tolerance.
-        images: float32 (N, 3, H, W), at least one.
+        images: float32 (N, 3, H, W), at least one; None for a network of something else.
         run: computes the reference's outputs for other images.
     """
     bad = [name for name in reference if not agrees(name, reference[name], other[name])]
     if not bad:
         return ""
     causes = [explain_output(name, reference, other, agrees=agrees) for name in bad]
-    if all(causes):
+    if all(causes) or images is None:
         return first_of(causes)
     return explain_input(other, agrees=agrees, images=images, run=run) or first_of(causes)
 
@@ -146,14 +147,14 @@ def line(ours: Floats, theirs: Floats) -> tuple[float, float]:
 # --- encodings that cannot hold their values ----------------------------------------------------------------
 
 
-def explain_encodings(proto: onnx.ModelProto, images: Floats) -> str:
-    """Return which tensor's encoding is far from its values on `images`, the worst first; empty when none is.
+def explain_encodings(proto: onnx.ModelProto, examples: Sequence[Inputs]) -> str:
+    """Return which tensor's encoding is far from its values, the worst first; empty when none is.
 
     The graph runs in float, without the Quantize and Dequantize nodes of its activations, and the values
     that reach
     each of these nodes are held against what its encoding can hold.
     """
-    ranges = float_ranges(proto, images[:2])
+    ranges = float_ranges(proto, examples[:2])
     found = [(ratio, text) for ratio, text in misfits(proto, ranges) if text]
     return max(found)[1] if found else ""
 
@@ -175,7 +176,7 @@ def misfits(proto: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]]) -
             yield 1 / reach, f"a wrong scale in the encoding of '{each.tensor}', far too coarse: it {values}"
 
 
-def float_ranges(proto: onnx.ModelProto, images: Floats) -> dict[str, tuple[float, float]]:
+def float_ranges(proto: onnx.ModelProto, examples: Sequence[Inputs]) -> dict[str, tuple[float, float]]:
     """Return lowest and highest value of every quantized activation when the graph runs in float."""
     import onnxruntime as ort
 
@@ -185,10 +186,9 @@ def float_ranges(proto: onnx.ModelProto, images: Floats) -> dict[str, tuple[floa
     settings.log_severity_level = 3
     session = ort.InferenceSession(bare.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
-    feed = session.get_inputs()[0].name
     found: dict[str, tuple[float, float]] = {}
-    for image in images:
-        for name, value in zip(names, session.run(names, {feed: image[None]}), strict=True):
+    for example in examples:
+        for name, value in zip(names, session.run(names, dict(example)), strict=True):
             low, high = found.get(name, (math.inf, -math.inf))
             found[name] = (min(low, float(value.min())), max(high, float(value.max())))
     return found

@@ -28,7 +28,7 @@ from hexpath_deploy.hexagon.artifact import open_artifact
 from hexpath_deploy.hexagon.emulate import LIMIT_S
 from hexpath_deploy.hostcost import Case, host_cost
 from hexpath_deploy.masks import read_masks
-from hexpath_deploy.model import Model, read_model
+from hexpath_deploy.model import TaskModel, read_task_model
 from hexpath_deploy.networks import Network, OnEmulator, OnOrt
 from hexpath_deploy.preprocess import read_image
 from hexpath_deploy.progress import Progress
@@ -75,7 +75,7 @@ def evaluate(what: Evaluation, *, out: Path, network: Network | None = None) -> 
     """
     began = time.monotonic()
     check_options(what, network=network)
-    model = read_model(what.model)
+    model = read_task_model(what.model)
     truth = open_truth(what, model=model)
     warn_other_data(model, truth)
     verify_pair(model)
@@ -114,7 +114,7 @@ def check_options(what: Evaluation, *, network: Network | None) -> None:
             raise OptionError(f"--{name} {count}: at least one is needed")
 
 
-def open_truth(what: Evaluation, *, model: Model) -> Truth:
+def open_truth(what: Evaluation, *, model: TaskModel) -> Truth:
     """Open the dataset that the model's task asks for, and check its classes.
 
     Raises:
@@ -131,7 +131,7 @@ def open_truth(what: Evaluation, *, model: Model) -> Truth:
     return Annotated(split=split, detections=what.settings.detections, masks=model.task == "segment")
 
 
-def warn_other_data(model: Model, truth: Truth) -> None:
+def warn_other_data(model: TaskModel, truth: Truth) -> None:
     """Say so when the model was trained on another dataset; that is allowed, and easily meant otherwise."""
     ours = model.metadata.get("hexpath.fingerprint")
     if ours and truth.fingerprint and ours != truth.fingerprint:
@@ -142,7 +142,7 @@ def warn_other_data(model: Model, truth: Truth) -> None:
         )
 
 
-def open_network(what: Evaluation, *, model: Model, truth: Truth, out: Path) -> Network:
+def open_network(what: Evaluation, *, model: TaskModel, truth: Truth, out: Path) -> Network:
     """Return what runs the model."""
     if what.backend == "ort":
         return OnOrt(model, workers=what.threads or available_cores())
@@ -152,7 +152,7 @@ def open_network(what: Evaluation, *, model: Model, truth: Truth, out: Path) -> 
     artifact, work = open_artifact(what.compiled, model=model), work_path(out) / str(told)[:16]
     if what.board is not None and what.backend == "device":
         return OnBoard(artifact, settings=what.board, work=work)
-    return OnEmulator(artifact, work=work, workers=what.workers, limit_s=what.limit_s)
+    return OnEmulator(artifact, name=model.input, work=work, workers=what.workers, limit_s=what.limit_s)
 
 
 def available_cores() -> int:
@@ -165,7 +165,7 @@ def available_cores() -> int:
 class Run:
     """Images through preprocessing, network and postprocessing."""
 
-    def __init__(self, *, model: Model, truth: Truth, network: Network, settings: Settings) -> None:
+    def __init__(self, *, model: TaskModel, truth: Truth, network: Network, settings: Settings) -> None:
         self.model, self.truth, self.network, self.settings = model, truth, network, settings
         self.pre = preprocess_spec(model)
         self.post = postprocess_spec(model, settings=settings)

@@ -24,23 +24,23 @@ INPUT = {"layout": "NCHW", "color": "RGB", "range": [0, 1], "resize": "letterbox
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """A network as ONNX, with everything that is needed to feed and decode it.
+class Tensor:
+    """What the graph takes under one name: `dtype` is numpy's name of it."""
 
-    `imgsz` is (height, width). The graph takes `input`, float32 (1, 3, height, width), RGB in [0, 1], of an
-    image that was resized by `resize`: `letterbox` or `stretch`. `shapes` are those of the outputs.
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Any network as ONNX, with static shapes; `inputs` and `shapes` (of the outputs) in the graph's order.
+
     `quantized` says that the graph holds QuantizeLinear nodes.
     """
 
     path: Path
     sha256: str
-    task: str
-    names: tuple[str, ...]
-    imgsz: tuple[int, int]
-    input: str
-    pad_value: int
-    resize: str
-    head: Head
+    inputs: Mapping[str, Tensor]
     shapes: Mapping[str, tuple[int, ...]]
     quantized: bool
     metadata: Mapping[str, str]
@@ -61,29 +61,76 @@ class Model:
         return tuple(self.shapes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskModel(Model):
+    """A network for images that says how to feed and decode it.
+
+    `imgsz` is (height, width). The graph takes `input`, float32 (1, 3, height, width), RGB in [0, 1], of an
+    image that was resized by `resize`: `letterbox` or `stretch`.
+    """
+
+    task: str
+    names: tuple[str, ...]
+    imgsz: tuple[int, int]
+    input: str
+    pad_value: int
+    resize: str
+    head: Head
+
+
 def read_model(path: Path) -> Model:
-    """Read and check a model.
+    """Read and check any model; one that says what it is for comes as a `TaskModel`, held against its graph.
 
     Raises:
         UnreadableModelError: no such file, empty, or no ONNX.
         DynamicShapeError: a dimension of an input or output is not fixed.
-        MetadataError: the metadata is missing, unreadable, or contradicts the graph.
+        MetadataError: what the metadata claims is unreadable, or contradicts the graph.
         EncodingError: a quantization encoding contradicts the graph.
     """
     proto = load_onnx(path)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     check_static(proto, path)
-    check_metadata(metadata, path)
-    shapes = {value.name: shape_of(value) for value in proto.graph.output}
-    names, imgsz = read_names(metadata), read_imgsz(metadata)
-    entry = read_input(metadata, proto, imgsz)
-    head = read_head(metadata, shapes)
-    check_task(head, metadata["task"])
-    check_head(head, shapes=shapes, classes=len(names), imgsz=imgsz)
-    check_sanity(proto, metadata)
-    return Model(
+    model = Model(
         path=path,
         sha256=sha256_file(path),
+        inputs={value.name: tensor_of(value) for value in inputs_of(proto)},
+        shapes={value.name: shape_of(value) for value in proto.graph.output},
+        quantized=any(node.op_type == "QuantizeLinear" for node in proto.graph.node),
+        metadata=metadata,
+    )
+    head = read_head(metadata, model.shapes)
+    found = model if head is None else task_model(model, head=head, proto=proto)
+    check_sanity(proto, metadata)
+    return found
+
+
+def read_task_model(path: Path) -> TaskModel:
+    """Read a model that must say how to feed and decode it.
+
+    Raises:
+        MetadataError: it does not; else as `read_model`.
+    """
+    model = read_model(path)
+    if isinstance(model, TaskModel):
+        return model
+    check_metadata(model.metadata, path)
+    raise MetadataError(
+        f"no metadata 'hexpath.outputs', and the outputs ({', '.join(model.shapes)}) are not Ultralytics' "
+        "detection output: export with hexpath-models (--head raw), or with Ultralytics and nms=False; "
+        "compile, profile and agree work without"
+    )
+
+
+def task_model(model: Model, *, head: Head, proto: onnx.ModelProto) -> TaskModel:
+    """Read how the model is fed and decoded, and hold all of it against the graph."""
+    metadata, shapes = model.metadata, model.shapes
+    check_metadata(metadata, model.path)
+    names, imgsz = read_names(metadata), read_imgsz(metadata)
+    entry = read_input(metadata, proto, imgsz)
+    check_task(head, metadata["task"])
+    check_head(head, shapes=shapes, classes=len(names), imgsz=imgsz)
+    return TaskModel(
+        **vars(model),
         task=metadata["task"],
         names=names,
         imgsz=imgsz,
@@ -91,9 +138,6 @@ def read_model(path: Path) -> Model:
         pad_value=int(entry["pad_value"]),
         resize=str(entry["resize"]),
         head=head,
-        shapes=shapes,
-        quantized=any(node.op_type == "QuantizeLinear" for node in proto.graph.node),
-        metadata=metadata,
     )
 
 
@@ -138,6 +182,18 @@ def check_external(proto: onnx.ModelProto, path: Path) -> None:
                 )
 
 
+def inputs_of(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return what must be fed: older exporters list the weights among the inputs too."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    return [value for value in proto.graph.input if value.name not in weights]
+
+
+def tensor_of(value: onnx.ValueInfoProto) -> Tensor:
+    """Return shape and type of an input."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return Tensor(shape=shape_of(value), dtype=str(dtype))
+
+
 def shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     """Return the static shape of an input or output."""
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
@@ -145,14 +201,14 @@ def shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:
 
 def check_static(proto: onnx.ModelProto, path: Path) -> None:
     """Refuse dimensions that are no fixed number: the compiler needs every one."""
-    for value in (*proto.graph.input, *proto.graph.output):
+    for value in (*inputs_of(proto), *proto.graph.output):
         dims = value.type.tensor_type.shape.dim
         loose = [dim.dim_param or f"dimension {i}" for i, dim in enumerate(dims) if dim.dim_value <= 0]
-        if loose or not dims:
+        if loose or not value.type.tensor_type.HasField("shape"):
             raise DynamicShapeError(
                 f"{path}: '{value.name}' has dynamic dimensions ({', '.join(loose) or 'unknown rank'}): "
-                "export with a "
-                "fixed batch and image size (Ultralytics: dynamic=False, imgsz=[H, W], batch=1)"
+                "export with fixed sizes (torch: no dynamic_axes; Ultralytics: "
+                "dynamic=False, imgsz=[H, W], batch=1)"
             )
 
 
@@ -197,8 +253,7 @@ def read_imgsz(metadata: Mapping[str, str]) -> tuple[int, int]:
 
 def read_input(metadata: Mapping[str, str], proto: onnx.ModelProto, imgsz: tuple[int, int]) -> dict[str, Any]:
     """Read `hexpath.input`, or infer it, and hold it against the graph."""
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    inputs = {value.name: value for value in proto.graph.input if value.name not in weights}
+    inputs = {value.name: value for value in inputs_of(proto)}
     if len(inputs) != 1:
         raise MetadataError(f"the graph has inputs {', '.join(inputs)}; a network for images has one")
     given = {"name": next(iter(inputs)), **INPUT}
@@ -235,20 +290,18 @@ def check_input(value: onnx.ValueInfoProto, imgsz: tuple[int, int]) -> None:
         )
 
 
-def read_head(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Head:
-    """Read `hexpath.outputs`, or infer Ultralytics' single output, with masks its two."""
+def read_head(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Head | None:
+    """Read `hexpath.outputs`, or infer Ultralytics' single output, with masks its two; None: not told."""
     if "hexpath.outputs" in metadata:
         return parse_head(metadata["hexpath.outputs"])
-    if metadata.get("end2end", "False") != "True":
-        names = tuple(shapes)
-        if len(names) == 1 and metadata["task"] == "detect":
-            return PlainHead(output=names[0])
-        if len(names) == 2 and metadata["task"] == "segment":
-            return PlainHead(output=names[0], prototypes=names[1])
-    raise MetadataError(
-        f"no metadata 'hexpath.outputs', and the outputs ({', '.join(shapes)}) are not Ultralytics' "
-        "detection output: export with hexpath-models (--head raw), or with Ultralytics and nms=False"
-    )
+    names, task = tuple(shapes), metadata.get("task")
+    if metadata.get("end2end", "False") == "True":
+        return None
+    if len(names) == 1 and task == "detect":
+        return PlainHead(output=names[0])
+    if len(names) == 2 and task == "segment":
+        return PlainHead(output=names[0], prototypes=names[1])
+    return None
 
 
 def json_object(text: str, key: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 from hexpath_deploy.hexagon.artifact import Artifact
 from hexpath_deploy.hexagon.emulate import LIMIT_S, emulate, load_outputs
 from hexpath_deploy.io import NONE, Boundary
-from hexpath_deploy.model import Model
+from hexpath_deploy.model import TaskModel
 from hexpath_deploy.ort import OrtNetwork
 from hexpath_deploy.progress import Progress
 from hexpath_deploy.reference.hexpath_reference import Floats
@@ -51,7 +51,7 @@ class OnOrt:
     evaluated_on = "ort"
     boundary = NONE
 
-    def __init__(self, model: Model, *, workers: int) -> None:
+    def __init__(self, model: TaskModel, *, workers: int) -> None:
         self.path, self.sha256, self.workers = model.path, model.sha256, workers
         self.session = OrtNetwork(model, threads=1)
 
@@ -76,12 +76,15 @@ class OnOrt:
 class OnEmulator:
     """A compiled artifact on Qualcomm's emulator, in parallel processes.
 
-    What an interrupted run left in `work` is not run again.
+    `name` is the graph's input. What an interrupted run left in `work` is not run again.
     """
 
     evaluated_on = "emulator"
 
-    def __init__(self, artifact: Artifact, *, work: Path, workers: int = 2, limit_s: float = LIMIT_S) -> None:
+    def __init__(
+        self, artifact: Artifact, *, name: str, work: Path, workers: int = 2, limit_s: float = LIMIT_S
+    ) -> None:
+        self.name = name
         self.artifact, self.work, self.workers, self.limit_s = artifact, work, workers, limit_s
         self.path = artifact.folder / artifact.card["binary"]
         self.sha256 = str(artifact.card["binary_sha256"])
@@ -91,7 +94,7 @@ class OnEmulator:
         """Run all, then yield in the order of `feeds`."""
         emulate(
             self.artifact,
-            images=feeds,
+            feeds={key: named(self.name, feed) for key, feed in feeds.items()},
             work=self.work,
             workers=self.workers,
             limit_s=self.limit_s,
@@ -99,3 +102,8 @@ class OnEmulator:
         )
         for key in feeds:
             yield key, load_outputs(self.work, key, boundary=self.boundary)
+
+
+def named(name: str, feed: Callable[[], Floats]) -> Callable[[], Mapping[str, Floats]]:
+    """Return a function that gives what `feed` does as the input `name`."""
+    return lambda: {name: feed()}

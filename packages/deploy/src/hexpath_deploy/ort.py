@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from hexpath_deploy.errors import UnreadableModelError
 from hexpath_deploy.model import Model
-from hexpath_deploy.reference.hexpath_reference import Floats
+from hexpath_deploy.reference.hexpath_reference import Array, Floats
 
 
 def ort_errors() -> tuple[type[Exception], ...]:
@@ -33,7 +34,7 @@ class OrtNetwork:
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         settings.intra_op_num_threads = threads or os.cpu_count() or 1
         settings.log_severity_level = 3
-        self.input = model.input
+        self.input = next(iter(model.inputs), "")
         try:
             self.session = ort.InferenceSession(str(model.path), settings, providers=["CPUExecutionProvider"])
         except ort_errors() as error:
@@ -45,5 +46,9 @@ class OrtNetwork:
         self.names = [value.name for value in self.session.get_outputs()]
 
     def run(self, image: Floats) -> dict[str, Floats]:
-        """Return the outputs by name for one image, float32 (1, 3, H, W) in [0, 1]."""
-        return dict(zip(self.names, self.session.run(self.names, {self.input: image}), strict=True))
+        """Return the outputs by name for the one input, such as an image, float32 (1, 3, H, W) in [0, 1]."""
+        return self.compute({self.input: image})
+
+    def compute(self, feed: Mapping[str, Array]) -> dict[str, Floats]:
+        """Return the outputs by name for every input by name."""
+        return dict(zip(self.names, self.session.run(self.names, dict(feed)), strict=True))

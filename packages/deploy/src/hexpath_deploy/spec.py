@@ -10,7 +10,7 @@ from typing import Any
 
 from hexpath_deploy.heads import DecodedHead, Head, RawHead, SemanticHead
 from hexpath_deploy.io import NONE, Boundary, Encoding
-from hexpath_deploy.model import Model
+from hexpath_deploy.model import TaskModel
 from hexpath_deploy.reference.hexpath_reference import SCHEMA
 
 
@@ -31,7 +31,7 @@ class Settings:
 DEPLOYED = Settings(confidence=0.25)
 
 
-def preprocess_spec(model: Model, *, boundary: Boundary = NONE) -> dict[str, Any]:
+def preprocess_spec(model: TaskModel, *, boundary: Boundary = NONE) -> dict[str, Any]:
     """Return preprocess.json of a model, or with its `boundary` of a compiled artifact of it."""
     height, width = model.imgsz
     entry = {
@@ -57,7 +57,7 @@ def preprocess_spec(model: Model, *, boundary: Boundary = NONE) -> dict[str, Any
     }
 
 
-def resize_spec(model: Model) -> dict[str, Any]:
+def resize_spec(model: TaskModel) -> dict[str, Any]:
     """Return how an image comes to the network's size."""
     entry: dict[str, Any] = {
         "mode": model.resize,
@@ -71,7 +71,7 @@ def resize_spec(model: Model) -> dict[str, Any]:
 
 
 def postprocess_spec(
-    model: Model, *, settings: Settings = DEPLOYED, boundary: Boundary = NONE
+    model: TaskModel, *, settings: Settings = DEPLOYED, boundary: Boundary = NONE
 ) -> dict[str, Any]:
     """Return postprocess.json of a model, or with its `boundary` of a compiled artifact of it."""
     head = model.head

@@ -280,7 +280,8 @@ def test_images_in_outputs_back(
     """Bit for bit what the emulator gives, batch by batch; what is there is not run again."""
     artifact = open_artifact(compiled, model=read_model(made.model))
     images = {str(index): (lambda index=index: squares.batch(3)[index : index + 1]) for index in range(3)}
-    emulate(artifact, images=images, work=tmp_path / "emulated", workers=1)
+    feeds = {key: (lambda make=make: {"images": make()}) for key, make in images.items()}
+    emulate(artifact, feeds=feeds, work=tmp_path / "emulated", workers=1)
     reach = dict(zip(over_adb.reach[::2], over_adb.reach[1::2], strict=True))
     settings = BoardSettings(
         device=reach["--device"],

@@ -18,7 +18,7 @@ from hexpath_deploy.files import atomic_folder, read_json
 from hexpath_deploy.gates.evidence import read_results
 from hexpath_deploy.gates.judge import name_of, read_verdict
 from hexpath_deploy.hexagon.artifact import Artifact, open_artifact
-from hexpath_deploy.model import Model, load_onnx, read_model
+from hexpath_deploy.model import TaskModel, load_onnx, read_task_model
 from hexpath_deploy.spec import DEPLOYED, Settings, postprocess_spec, preprocess_spec
 
 UNKNOWN = "unknown"
@@ -74,7 +74,7 @@ def bundle(contents: Contents, *, out: Path) -> dict[str, Any]:
         StaleArtifactError: files of different models.
         RecordError: a file is missing or broken.
     """
-    model = read_model(contents.model)
+    model = read_task_model(contents.model)
     artifacts = open_all(contents.compiled, model=model)
     verdict = judged(contents, model=model)
     card = card_of(contents, model=model, artifacts=artifacts, verdict=verdict, name=out.name)
@@ -93,7 +93,7 @@ def bundle(contents: Contents, *, out: Path) -> dict[str, Any]:
     return card
 
 
-def open_all(folders: Sequence[Path], *, model: Model) -> dict[str, Artifact]:
+def open_all(folders: Sequence[Path], *, model: TaskModel) -> dict[str, Artifact]:
     """Open the artifacts by target; all must take and return the same tensors."""
     if not folders:
         raise BundleError("no artifact was given: compile the model, and give the folder with --compiled")
@@ -115,7 +115,7 @@ def open_all(folders: Sequence[Path], *, model: Model) -> dict[str, Artifact]:
     return found
 
 
-def judged(contents: Contents, *, model: Model) -> dict[str, Any]:
+def judged(contents: Contents, *, model: TaskModel) -> dict[str, Any]:
     """Return the gates' verdict; refuse a model that did not pass, unless that was asked for."""
     if contents.gates is None:
         if not contents.unreleased:
@@ -140,7 +140,9 @@ def check_hash(found: str | None, wanted: str, *, what: Path) -> None:
         )
 
 
-def keep_model(folder: Path, *, contents: Contents, model: Model, artifacts: Mapping[str, Artifact]) -> None:
+def keep_model(
+    folder: Path, *, contents: Contents, model: TaskModel, artifacts: Mapping[str, Artifact]
+) -> None:
     """Copy the ONNX file and the artifacts."""
     check_weights(model)
     copyfile(contents.model, folder / "model.onnx")
@@ -152,7 +154,7 @@ def keep_model(folder: Path, *, contents: Contents, model: Model, artifacts: Map
         write(place / "compile.json", artifact.card | {"model": "model.onnx"})
 
 
-def check_weights(model: Model) -> None:
+def check_weights(model: TaskModel) -> None:
     """Refuse a model whose weights lie in other files: the bundle carries one."""
     import onnx
 
@@ -161,7 +163,9 @@ def check_weights(model: Model) -> None:
     load_onnx(model.path)
 
 
-def keep_specs(folder: Path, *, model: Model, artifacts: Mapping[str, Artifact], confidence: float) -> None:
+def keep_specs(
+    folder: Path, *, model: TaskModel, artifacts: Mapping[str, Artifact], confidence: float
+) -> None:
     """Write what happens around the network, and the code that does it."""
     boundary = next(iter(artifacts.values())).boundary
     settings = Settings(confidence=confidence, iou=DEPLOYED.iou, detections=DEPLOYED.detections)
@@ -217,7 +221,7 @@ def licence_name(given: str | None) -> str:
 def card_of(
     contents: Contents,
     *,
-    model: Model,
+    model: TaskModel,
     artifacts: Mapping[str, Artifact],
     verdict: Mapping[str, Any],
     name: str,
@@ -267,7 +271,7 @@ def reason_of(bad: Sequence[str]) -> str:
     return f"gates not passed: {', '.join(bad)}" if bad else "no gates were judged"
 
 
-def data_of(contents: Contents, *, model: Model) -> dict[str, Any]:
+def data_of(contents: Contents, *, model: TaskModel) -> dict[str, Any]:
     """Return what the dataset's card says, without the paths of the machine that made it."""
     if contents.data_card is None:
         told = model.metadata.get("hexpath.fingerprint")
@@ -283,7 +287,7 @@ def data_of(contents: Contents, *, model: Model) -> dict[str, Any]:
     return kept
 
 
-def plan_of(contents: Contents, *, model: Model) -> dict[str, Any]:
+def plan_of(contents: Contents, *, model: TaskModel) -> dict[str, Any]:
     """Return how the model was quantized."""
     keys = {"plan": "hexpath.plan", "method": "hexpath.method"}
     found: dict[str, Any] = {
@@ -297,7 +301,7 @@ def plan_of(contents: Contents, *, model: Model) -> dict[str, Any]:
     return found
 
 
-def accuracy_of(contents: Contents, *, model: Model) -> dict[str, Any]:
+def accuracy_of(contents: Contents, *, model: TaskModel) -> dict[str, Any]:
     """Return the artifact's accuracy by class, and FP32's on the same images."""
     if contents.evaluation is None:
         return {}
@@ -313,7 +317,7 @@ def accuracy_of(contents: Contents, *, model: Model) -> dict[str, Any]:
     return found
 
 
-def latency_of(path: Path, *, model: Model) -> dict[str, Any]:
+def latency_of(path: Path, *, model: TaskModel) -> dict[str, Any]:
     """Return a latency with its source."""
     record = read_json(path)
     check_hash(record.get("model_sha256"), model.sha256, what=path)

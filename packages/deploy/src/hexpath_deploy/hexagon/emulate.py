@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,33 +21,35 @@ from hexpath_deploy.reference.hexpath_reference import Array, Floats
 
 LIMIT_S = 600.0
 Progress = Callable[[int, int], None]
+# By a key, usable as a file name: a function that makes the arrays of every input, by name, as the model
+# takes them.
+Feeds: TypeAlias = Mapping[str, Callable[[], Mapping[str, Array]]]
 
 
 def emulate(
     artifact: Artifact,
     *,
-    images: Mapping[str, Callable[[], Floats]],
+    feeds: Feeds,
     work: Path,
     workers: int = 2,
     limit_s: float = LIMIT_S,
     progress: Progress | None = None,
 ) -> None:
-    """Run the compiled model on each image and leave the outputs in `work`, for `load_outputs`.
+    """Run the compiled model on each feed and leave the outputs in `work`, for `load_outputs`.
 
-    `images` maps a key, usable as a file name, to a function that makes float32 (1, 3, H, W). What is there
-    for the same artifact is not run again. `limit_s` is how long one image may take.
+    What is there for the same artifact is not run again. `limit_s` is how long one feed may take.
 
     Raises:
         ToolchainMissingError, ToolchainCrashError, ToolchainTimeoutError.
     """
     toolchain.require()
     claim(work, key=artifact.key)
-    missing = [key for key in images if not outputs_path(work, key).exists()]
+    missing = [key for key in feeds if not outputs_path(work, key).exists()]
     for key in missing:
-        save_input(work / "in" / f"{key}.npy", images[key](), boundary=artifact.boundary)
+        save_inputs(work / "in" / f"{key}.npz", feeds[key](), boundary=artifact.boundary)
     jobs = split(artifact, missing, work=work, workers=workers)
     if jobs:
-        run_jobs(jobs, limit_s=limit_s, pulse=counter(work, total=len(images), progress=progress))
+        run_jobs(jobs, limit_s=limit_s, pulse=counter(work, total=len(feeds), progress=progress))
 
 
 def claim(work: Path, *, key: str) -> None:
@@ -59,14 +62,17 @@ def claim(work: Path, *, key: str) -> None:
         (work / name).mkdir(exist_ok=True)
 
 
-def save_input(path: Path, image: Floats, *, boundary: Boundary) -> None:
-    """Write one image as the compiled graph takes it."""
-    encoding = next(iter(boundary.inputs.values()), None)
-    np.save(path, image if encoding is None else encoding.quantize(image))
+def save_inputs(path: Path, feed: Mapping[str, Array], *, boundary: Boundary) -> None:
+    """Write one feed as the compiled graph takes it."""
+    stored = {
+        name: boundary.inputs[name].quantize(array.astype(np.float32)) if name in boundary.inputs else array
+        for name, array in feed.items()
+    }
+    np.savez(path, **stored)  # type: ignore[arg-type]
 
 
 def split(artifact: Artifact, keys: Sequence[str], *, work: Path, workers: int) -> list[Job]:
-    """Deal the images out to the workers."""
+    """Deal the feeds out to the workers."""
     request = {
         "job": "emulate",
         "session": str(artifact.context.resolve()),
@@ -81,7 +87,7 @@ def split(artifact: Artifact, keys: Sequence[str], *, work: Path, workers: int) 
 
 
 def counter(work: Path, *, total: int, progress: Progress | None) -> Callable[[], int]:
-    """Return a function that counts finished images and reports the count."""
+    """Return a function that counts finished feeds and reports the count."""
 
     def count() -> int:
         done = sum(1 for _ in (work / "out").glob("[!.]*.npz"))
@@ -93,19 +99,19 @@ def counter(work: Path, *, total: int, progress: Progress | None) -> Callable[[]
 
 
 def outputs_path(work: Path, key: str) -> Path:
-    """Return where the outputs of an image lie."""
+    """Return where the outputs of a feed lie."""
     return work / "out" / f"{key}.npz"
 
 
 def load_outputs(work: Path, key: str, *, boundary: Boundary) -> dict[str, Floats]:
-    """Return the outputs of one image as float32, by name.
+    """Return the outputs of one feed as float32, by name.
 
     Raises:
         StaleArtifactError: there are none.
     """
     path = outputs_path(work, key)
     if not path.exists():
-        raise StaleArtifactError(f"{path} is missing: the emulator did not run this image; run again")
+        raise StaleArtifactError(f"{path} is missing: the emulator did not run this input; run again")
     with np.load(path) as stored:
         return {name: as_float(stored[name], name=name, boundary=boundary) for name in stored.files}
 

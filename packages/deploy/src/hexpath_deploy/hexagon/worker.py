@@ -64,18 +64,26 @@ def cost(request: Mapping[str, Any]) -> None:
 
 
 def emulate(request: Mapping[str, Any]) -> None:
-    """Run a session on each of the request's inputs: in/<key>.npy to out/<key>.npz."""
+    """Run a session on each of the request's inputs: in/<key>.npz to out/<key>.npz, arrays by name."""
     session = open_session(request["session"], request=request)
     names = [value.name for value in session.get_outputs()]
-    feed = session.get_inputs()[0].name
+    kinds = {value.name: kind_of(value.type) for value in session.get_inputs()}
     folder = Path(request["folder"])
     for key in request["keys"]:
-        source, partial = folder / "in" / f"{key}.npy", folder / "out" / f".{key}.npz"
-        outputs = session.run(names, {feed: np.load(source)})
+        source, partial = folder / "in" / f"{key}.npz", folder / "out" / f".{key}.npz"
+        with np.load(source) as stored:
+            feed = {name: stored[name].astype(kind) for name, kind in kinds.items()}
+        outputs = session.run(names, feed)
         with partial.open("wb") as file:
             np.savez(file, **dict(zip(names, outputs, strict=True)))
         partial.replace(folder / "out" / f"{key}.npz")
         source.unlink()
+
+
+def kind_of(type_name: str) -> str:
+    """Return numpy's name of a session's type such as `tensor(float)`."""
+    inner = type_name.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(inner, inner)
 
 
 JOBS: dict[str, Callable[[Mapping[str, Any]], None]] = {
