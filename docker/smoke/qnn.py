@@ -78,7 +78,7 @@ def main() -> None:
         assert card["cpu_ops"] == 0
         artifact = open_artifact(folder / "compiled", model=model)
         image = np.random.default_rng(2).random((1, 3, 32, 32), np.float32)
-        emulate(artifact, images={"1": lambda: image}, work=folder / "work", workers=1)
+        emulate(artifact, feeds={"1": lambda: {"images": image}}, work=folder / "work", workers=1)
         npu = load_outputs(folder / "work", "1", boundary=artifact.boundary)["output0"]
         cpu = OrtNetwork(model, threads=1).run(image)["output0"]
     assert npu.shape == cpu.shape == (1, 6, 16)
