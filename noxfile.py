@@ -273,11 +273,17 @@ def bench(session: nox.Session) -> None:
     data, weights = work / "dataset" / "data.yaml", work / "train" / "model.safetensors"
     if not weights.exists():  # any YOLO11n will do: a step takes as long whatever it has learned
         detector(session, bin_folder, work)
+    trained = HERE / "runs" / "exp_04_sensitivity" / "default"
+    options = [a for a in session.posargs if a.startswith("--")]  # such as --plan=w4a8
     for script in sorted(HERE.glob("packages/*/bench/*.py")):
-        if not session.posargs or script.stem in session.posargs:
-            session.run(
-                str(bin_folder / "python"), str(script), "--checkpoint", str(weights), "--data", str(data)
-            )
+        if session.posargs and script.stem not in session.posargs:
+            continue
+        inputs = ["--checkpoint", str(weights), "--data", str(data)]
+        if script.stem == "sensitivity" and (trained / "train").exists():
+            # which layers are worst means nothing on a net that has learned nothing
+            inputs = ["--checkpoint", str(trained / "train" / "model.safetensors")]
+            inputs += ["--data", str(trained / "dataset" / "data.yaml")]
+        session.run(str(bin_folder / "python"), str(script), *inputs, *options)
 
 
 def detector(session: nox.Session, bin_folder: Path, work: Path) -> None:

@@ -43,6 +43,8 @@ STAGES = {
     "export": ("ultralytics", ["models"]),
     "ptq": ("aimet", ["quant", "models"]),
     "qat": ("aimet", ["quant", "models"]),
+    "audit": ("aimet", ["quant", "models"]),
+    "sensitivity": ("aimet", ["quant", "models"]),
 }
 DEPLOY = ("qnn", ["deploy"])
 ONLINE = ("train", "control", "qat", "log")  # may use a network, when run.py found a reason: a W&B key, published weights
@@ -295,6 +297,45 @@ rule qat:
         " {params.options}"
 
 
+rule audit:
+    input:
+        "{m}train",
+    output:
+        "{m}audit/{head}.json",
+    wildcard_constraints:
+        head="raw|decoded|plain",
+    params:
+        task=config["task"],
+        plan=config.get("audit", {}).get("plan", "w8a8"),
+        images=config.get("audit", {}).get("images", 8),
+        source=source("audit"),
+    shell:
+        stage("audit/{wildcards.m}{wildcards.head}")
+        + "hexpath-quant audit --task {params.task:q} --checkpoint {input:q}/model.safetensors"
+        " --data dataset/data.yaml --option head={wildcards.head} --plan {params.plan:q} --calibration {params.images} --out {output:q}"
+
+
+rule sensitivity:
+    input:
+        "{m}train",
+        plan_files,
+    output:
+        "{m}sensitivity/{id}.json",
+    wildcard_constraints:
+        id=ids("ptq"),
+    params:
+        task=config["task"],
+        plan=plan_flags,
+        options=flags(config.get("sensitivity", {})),
+        source=source("sensitivity"),
+    threads: workflow.cores
+    shell:
+        stage("sensitivity/{wildcards.m}{wildcards.id}")
+        + "hexpath-quant sensitivity --task {params.task:q} --checkpoint {input[0]:q}/model.safetensors"
+        " --data dataset/data.yaml --out {output:q} --work {wildcards.m}work/sensitivity/{wildcards.id} --workers {threads}"
+        " {params.plan} {params.options}"
+
+
 rule compile:
     input:
         folder_of,
@@ -316,7 +357,7 @@ rule agree:
     output:
         "{m}agree/{id}.json",
     params:
-        options=flags(config["agree"]),
+        options=flags(config.get("agree", {})),
         source=source("agree"),
     shell:
         stage("agree/{wildcards.m}{wildcards.id}")
@@ -345,7 +386,7 @@ rule evaluate_emulator:
     output:
         "{m}eval/{id}-emulator.json",
     params:
-        options=flags(config["emulator"]),
+        options=flags(config.get("emulator", {})),
         source=source("emulator"),
     threads: workflow.cores
     shell:

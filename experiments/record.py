@@ -64,6 +64,7 @@ def answer_of(path: Path) -> Any:
 def spec(config: Mapping[str, Any]) -> dict[str, Any]:
     """The spec of a run, by the layout of pipeline.smk."""
     plans, models = config["plans"], matrix.models(config)
+    heads = config.get("audit", {}).get("heads", [])
     card = json.loads(Path("dataset/card.json").read_text())
     return {
         "experiment": config["experiment"],
@@ -84,7 +85,15 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
         "curves": [curve for prefix in models for curve in curves(plans, prefix=prefix)],
         "samples": samples(plans, prefix=next(iter(models))),
         **({"gates": "gates.json"} if Path("gates.json").is_file() else {}),
+        **present("sensitivity", [f"{m}sensitivity/{name}.json" for m in models for name in plans]),
+        **present("audits", [f"{m}audit/{head}.json" for m in models for head in heads]),
     }
+
+
+def present(key: str, paths: list[str]) -> dict[str, list[str]]:
+    """The files that a stage wrote, under a key; nothing where there are none."""
+    found = [path for path in paths if Path(path).is_file()]
+    return {key: found} if found else {}
 
 
 def model_of(own: Mapping[str, Any]) -> str:

@@ -32,7 +32,20 @@ TOP = (
     "against",
     "notes",
 )
-SPEC = (*TOP, "gates", "dataset", "card", "tools", "rows", "curves", "samples", "fp32", "created")
+SPEC = (
+    *TOP,
+    "gates",
+    "dataset",
+    "card",
+    "tools",
+    "rows",
+    "curves",
+    "samples",
+    "fp32",
+    "created",
+    "sensitivity",
+    "audits",
+)
 ROW = (
     "id",
     "model",
@@ -140,6 +153,11 @@ def tools_of(spec: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, s
 def lists_of(spec: Mapping[str, Any], places: Places) -> dict[str, Any]:
     """Return curves and samples with their paths as results.json names them."""
     found: dict[str, Any] = {}
+    if "sensitivity" in spec:
+        found["sensitivity"] = [read_json(places.find(path)) for path in spec["sensitivity"]]
+    if "audits" in spec:
+        paths = [places.find(path) for path in spec["audits"]]
+        found["audits"] = [{"name": path.stem, **read_json(path)} for path in paths]
     if "curves" in spec:
         found["curves"] = [
             {**curve, "path": places.shown(places.find(curve["path"]))} for curve in spec["curves"]

@@ -17,6 +17,7 @@ from hexpath_deploy.report.known_error import deviations, known_error, table
 from hexpath_deploy.report.redact import redact, redact_text
 from hexpath_deploy.report.samples import Boxes, Picture, picture
 from hexpath_deploy.report.scatter import Point, scatter
+from hexpath_deploy.report.sensitivity import panels as sensitivity_panels
 from hexpath_deploy.report.tables import class_table, common_note, ops_bars, plan_rows, traffic_bars
 
 SCORE_THRESHOLD = 0.25
@@ -147,6 +148,7 @@ def context(results: Mapping[str, Any], *, found: list[Comparison], drawn: Drawn
         ],
         "errors": table(),
         "deviations": deviations,
+        "sensitivity": sensitivity_panels(results),
         "drawn": drawn,
         "picture_classes": sorted({number for item in drawn.pictures for number in item.classes}),
     }

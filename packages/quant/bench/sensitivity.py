@@ -1,0 +1,170 @@
+"""Time and findings of a full sensitivity analysis: AIMET's QuantAnalyzer and ours, one run, the same data.
+
+    python bench/sensitivity.py --checkpoint model.safetensors --data data.yaml [--images 8] [--plan w4a8]
+
+QuantAnalyzer does what it always does: 3 + 2L evaluations (its exports of plots are left out). Ours
+scores every region and the worst layers. CPU seconds (user and system, one thread) are compared, so that
+other load on the machine does not count; wall-clock seconds stand beside them. Both see min-max ranges of the
+same calibration images under Hexagon's rules, and the same first validation images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from aimet_torch.common.defs import QuantScheme
+from aimet_torch.quant_analyzer import QuantAnalyzer
+from scipy.stats import spearmanr
+
+from hexpath_quant.plans import parse_precision
+from hexpath_quant.prepare import prepare
+from hexpath_quant.sensitivity.analysis import Analysis, Settings
+from hexpath_quant.sim import forward_of, hexagon_config
+from hexpath_quant.task import load_task
+
+TEN = 10
+
+
+class Clock:
+    """CPU and wall-clock seconds of a block."""
+
+    def __enter__(self) -> Clock:
+        self.start = time.process_time(), time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cpu, self.wall = time.process_time() - self.start[0], time.perf_counter() - self.start[1]
+
+
+def main() -> int:
+    """Print the table and one JSON line."""
+    args = arguments()
+    torch.set_num_threads(1)
+    load = lambda: load_task(  # noqa: E731
+        name=args.task, checkpoint=args.checkpoint, data=args.data, options={}
+    )
+    task = load()
+    task.evaluate(forward_of(task.float_model()), images=args.images)  # images are read and decoded before
+    with Clock() as ours, tempfile.TemporaryDirectory() as work:
+        settings = Settings(
+            plans=(args.plan,),
+            calibration=args.calibration,
+            images=args.images,
+            sample=args.images,
+            confirm=None if args.confirm == "all" else int(args.confirm),
+        )
+        record = Analysis(task, settings=settings, work=Path(work)).run()
+    with Clock() as theirs:
+        alone, without = quant_analyzer(load(), args=args)
+    report(record, alone=alone, without=without, seconds={"ours": ours, "QuantAnalyzer": theirs}, args=args)
+    return 0
+
+
+def quant_analyzer(task: Any, *, args: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the scores by layer: with it alone quantized, with it alone float."""
+    plan, example = parse_precision(args.plan), task.example
+    logging.disable(logging.INFO)
+    evaluate: Callable[[torch.nn.Module], float] = lambda model: next(  # noqa: E731
+        iter(task.evaluate(forward_of(model), images=args.images).values())
+    )
+
+    def calibrate(model: torch.nn.Module) -> None:
+        for images in task.calibration(args.calibration):
+            model(images)
+
+    analyzer = QuantAnalyzer(prepare(task.float_model(), example=example), example, calibrate, evaluate)
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "htp.json"
+        config.write_text(json.dumps(hexagon_config(plan)))
+        sim = analyzer._create_quantsim_and_encodings(
+            QuantScheme.min_max, plan.weight_bits, plan.activation_bits, str(config)
+        )
+        analyzer.check_model_sensitivity_to_quantization(sim)
+        alone = analyzer.perform_per_layer_analysis_by_enabling_quant_wrappers(sim, folder)
+        without = analyzer.perform_per_layer_analysis_by_disabling_quant_wrappers(sim, folder)
+    return alone, without
+
+
+def report(
+    record: dict[str, Any],
+    *,
+    alone: dict[str, float],
+    without: dict[str, float],
+    seconds: dict[str, Clock],
+    args: argparse.Namespace,
+) -> None:
+    """Print ratio of times, overlap of the ten worst, rank correlations; the same as JSON."""
+    rows = {e["name"]: e for e in record["entries"] if e["kind"] == "layer" and e["part"] == "both"}
+    scored = {name: e["drop_alone"] for name, e in rows.items() if "drop_alone" in e and name in alone}
+    theirs = sorted(alone, key=lambda name: alone[name])[:TEN]
+    both = sorted(set(scored) & set(alone))
+    figures = {
+        "plan": args.plan,
+        "images": args.images,
+        "layers": len(alone),
+        "scored_by_ours": len(scored),
+        "cpu_s": {name: round(clock.cpu, 1) for name, clock in seconds.items()},
+        "wall_s": {name: round(clock.wall, 1) for name, clock in seconds.items()},
+        "ratio_cpu": round(seconds["ours"].cpu / seconds["QuantAnalyzer"].cpu, 4),
+        "ten_worst_in_common": len(set(theirs) & set(record["worst"])),
+        "their_ten_scored_by_ours": len(set(theirs) & set(scored)),
+        "spearman_scored": spearman([-scored[n] for n in both], [alone[n] for n in both]),
+        "spearman_sqnr_all": spearman([rows[n]["sqnr_db"] for n in alone], list(alone.values())),
+        "spearman_fisher_all": spearman([-rows[n]["fisher"] for n in alone], list(alone.values())),
+        "their_ten": {n: round(alone[n], 4) for n in theirs},
+        "their_ten_rank_by_sqnr": ranks(theirs, order=sorted(rows, key=lambda n: rows[n]["sqnr_db"])),
+        "ours_ten": {n: round(scored[n], 4) for n in record["worst"] if n in scored},
+        "largest_difference": max((abs(float_of(record) - scored[n] - alone[n]) for n in both), default=0.0),
+        "without": len(without),
+    }
+    print(f"{'':16}{'CPU s':>9}{'wall s':>9}")
+    for name, clock in seconds.items():
+        print(f"{name:16}{clock.cpu:9.1f}{clock.wall:9.1f}")
+    print(f"ours takes {figures['ratio_cpu']:.3f} of QuantAnalyzer's CPU time")
+    print(f"ten worst layers in common: {figures['ten_worst_in_common']} of {TEN}")
+    print(json.dumps(figures))
+
+
+def float_of(record: dict[str, Any]) -> float:
+    """The float model's score."""
+    return float(record["float"]["metrics"][record["metric"]])
+
+
+def ranks(names: list[str], *, order: list[str]) -> list[int]:
+    """Places, from 1, of names in an order."""
+    return [order.index(name) + 1 for name in names]
+
+
+def spearman(first: list[float], second: list[float]) -> float | None:
+    """Rank correlation; None where one of them is constant."""
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return round(float(spearmanr(first, second).statistic), 3)
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--task", default="yolo-detect")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--plan", default="w8a8")
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--calibration", type=int, default=16)
+    parser.add_argument("--confirm", default="24")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
