@@ -188,7 +188,7 @@ class Analysis:
         layers, count = self.engines[self.main].layers, self.settings.confirm
         if count is None or count >= len(layers):
             return layers
-        by_loss = sorted(layers, key=lambda layer: -self.estimates[layer, Part.BOTH].fisher)
+        by_loss = sorted(layers, key=lambda layer: -self.estimates[layer, Part.BOTH].diagonal)
         keys = {v.name: v.key for v in self._layers(layers, scored=False) if _plain(v)}
         by_noise = sorted(layers, key=lambda layer: self.journal[keys[layer]]["sqnr_db"])
         worst: dict[str, None] = {}
