@@ -118,11 +118,29 @@ def row(name: str, plan: Mapping[str, str], *, prefix: str, model: str) -> dict[
         "id": matrix.row_id(model, name, prefix=prefix),
         "model": model,
         "method": method,
-        "plan": plan["plan"],
+        "plan": Path(plan["plan"]).stem if plan["plan"].endswith(".yaml") else plan["plan"],
         "head": plan["head"],
         "why": plan["why"],
     }
+    predicted = prediction(plan["plan"])
+    told |= {"params": predicted} if predicted else {}
     return told | found | {"eval": evaluated}
+
+
+def prediction(plan: str) -> dict[str, Any]:
+    """What the planner expected of a plan that it made."""
+    made = Path(plan).with_name("front.json")
+    if not plan.endswith(".yaml") or not made.is_file():
+        return {}
+    known = {point["plan"]: point for point in json.loads(made.read_text())["points"]}
+    point = known.get(Path(plan).stem)
+    if point is None:
+        return {}
+    return {
+        "predicted_ms": point["ms"],
+        "predicted_drop": point["drop"],
+        "regions": {region: p for region, p in point["regions"].items() if p != "w8a8"},
+    }
 
 
 def curves(plans: Mapping[str, Mapping[str, str]], *, prefix: str) -> list[dict[str, Any]]:

@@ -40,6 +40,43 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="for the task")
     parser.add_argument("--out", required=True, type=Path, help="folder: plan files and front.json")
     parser.set_defaults(run=run)
+    amp = commands.add_parser("amp", help="AIMET's automatic mixed precision, as a plan file to compare with")
+    amp.add_argument("--task", required=True, help="installed task, e.g. yolo-detect")
+    amp.add_argument("--checkpoint", required=True, type=Path, help="model.safetensors")
+    amp.add_argument("--data", required=True, type=Path, help="data.yaml")
+    amp.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="for the task")
+    amp.add_argument("--method", default="minmax", help="see `hexpath-quant methods`")
+    amp.add_argument("--calibration", type=int, default=64, metavar="N", help="images (default: %(default)s)")
+    amp.add_argument(
+        "--max-drop", type=float, default=0.5, metavar="POINTS", help="allowed (default: %(default)s)"
+    )
+    amp.add_argument("--out", required=True, type=Path, help="folder: amp.yaml and amp.json")
+    amp.set_defaults(run=run_amp)
+
+
+def run_amp(args: argparse.Namespace) -> None:
+    """Let AIMET choose, write its choice as a plan."""
+    from dataclasses import asdict
+
+    from hexpath_quant.cli import check_paths, parse_options
+    from hexpath_quant.methods import find_method
+    from hexpath_quant.planning.amp import amp_plan
+    from hexpath_quant.plans import to_yaml
+    from hexpath_quant.task import load_task
+
+    find_method(args.method)
+    options = parse_options(args.option)
+    check_paths(checkpoint=args.checkpoint, data=args.data, out=args.out)
+    task = load_task(name=args.task, checkpoint=args.checkpoint, data=args.data, options=options)
+    plan, calls = amp_plan(
+        task, method=args.method, calibration=args.calibration, max_drop=args.max_drop / 100
+    )
+    told = {"schema": 1, "max_drop": args.max_drop / 100, **asdict(calls)}
+    with atomic_folder(args.out) as folder:
+        (folder / "amp.yaml").write_text(to_yaml(plan))
+        (folder / "amp.json").write_text(json.dumps(told, indent=1) + "\n")
+    count = sum(len(modules) for modules in plan.modules.values())
+    print(f"{count} operators at 16 bit, after {calls.outputs} outputs and {calls.scores} scores")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,0 +1,101 @@
+"""AIMET's automatic mixed precision, to compare with: groups of quantizers, bit operations as the cost."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from aimet_torch.common.defs import QuantizationDataType
+from aimet_torch.mixed_precision import choose_mixed_precision
+from torch import nn
+
+from hexpath_quant.agreement import sqnr_db
+from hexpath_quant.plans import BASE, MixedPlan, parse_precision
+from hexpath_quant.progress import say
+from hexpath_quant.ptq import simulate
+from hexpath_quant.sim import forward_of
+from hexpath_quant.task import Task
+
+INT = QuantizationDataType.int
+CANDIDATES = [((16, INT), (8, INT)), ((8, INT), (8, INT))]
+SAMPLE = 2
+
+
+@dataclass(kw_only=True)
+class Calls:
+    """How often AIMET looked at an output, and how often it asked for the task's score."""
+
+    outputs: int = 0
+    scores: int = 0
+
+
+def amp_plan(
+    task: Task, *, method: str, calibration: int, max_drop: float, name: str = "amp"
+) -> tuple[MixedPlan, Calls]:
+    """Return AIMET's choice as a plan of its own region, and what it took.
+
+    Phase 1 ranks the groups by the output's SQNR on two images, phase 2 searches by the task's score.
+
+    Args:
+        max_drop: allowed loss, a share of 1.
+    """
+    sim = simulate(task, plan=parse_precision("w8a16"), method=method, calibration=calibration)
+    samples, calls = task.samples(SAMPLE), Calls()
+    wanted = forward_of(task.float_model())(samples)
+    float_score = next(iter(task.evaluate(forward_of(task.float_model())).values()))
+
+    def by_noise(model: nn.Module) -> float:
+        calls.outputs += 1
+        found = forward_of(model)(samples)
+        return min(
+            sqnr_db(reference=a.cpu().numpy(), found=b.cpu().numpy())
+            for a, b in zip(wanted, found, strict=True)
+        )
+
+    def by_score(model: nn.Module) -> float:
+        calls.scores += 1
+        value = float(next(iter(task.evaluate(forward_of(model)).values())))
+        say(f"AMP, score {calls.scores}: {value:.4f} (float {float_score:.4f})")
+        return value
+
+    with tempfile.TemporaryDirectory() as folder:
+        choose_mixed_precision(
+            sim,
+            task.example,
+            CANDIDATES,
+            by_noise,
+            by_score,
+            max_drop,
+            folder,
+            True,
+            _calibrate(task, count=calibration),
+            phase1_optimize=False,
+        )
+    modules = tuple(_at_16_bit(sim.model))
+    regions = {name: "w8a16"} if modules else {}
+    return MixedPlan(
+        name=name, default=BASE, regions=regions, modules={name: modules} if modules else {}
+    ), calls
+
+
+def _calibrate(task: Task, *, count: int) -> Callable[[nn.Module], Any]:
+    def run(model: nn.Module) -> None:
+        with torch.no_grad():
+            for images in task.calibration(count):
+                model(images)
+
+    return run
+
+
+def _at_16_bit(model: torch.fx.GraphModule) -> list[str]:
+    found = []
+    for node in model.graph.nodes:
+        if node.op == "call_module":
+            module: Any = model.get_submodule(str(node.target))
+            quantizers = getattr(module, "output_quantizers", [])
+            if any(q is not None and q.bitwidth == 16 for q in quantizers):
+                found.append(str(node.target))
+    return found
