@@ -1,0 +1,104 @@
+"""What the experiments of several configurations say of their figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+CONFIG = {"budget": {"ms": 30.0, "tight_ms": 5.0}, "at": {"imgsz": 640}}
+
+
+def load(path: str) -> ModuleType:
+    found = importlib.util.spec_from_file_location("loaded", EXPERIMENTS / path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def row(name: str, **metrics: float) -> dict[str, Any]:
+    model, _, plan = name.rpartition("/")
+    return {"id": name, "model": model or "net", "plan": plan, "evaluated_on": "ort", "metrics": metrics}
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of two models at two plans: FP16 of the large one is over the tight budget."""
+    monkeypatch.chdir(tmp_path)
+    for name, ms in (("small/w8a8", 1.5), ("small/fp16", 4.0), ("large/w8a8", 2.0), ("large/fp16", 9.0)):
+        model, plan = name.split("/")
+        latency = {"value_ms": ms, "low_ms": ms * 0.9, "high_ms": ms * 1.1, "missing_ops": 0}
+        host = {"preprocess": 0.5, "postprocess": 0.25, "cpu": "a CPU"}
+        for kind, content in (("profile", {"latency": latency}), ("host", {"host_ms": host})):
+            path = tmp_path / "models" / model / f"{kind}-sized" / f"{plan}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content))
+    scores = {
+        "small/fp32": 0.41,
+        "small/w8a8": 0.4,
+        "small/fp16": 0.41,
+        "large/w8a8": 0.49,
+        "large/fp16": 0.5,
+    }
+    results = {"results": [row(name, map=score, map50=score + 0.2) for name, score in scores.items()]}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+def test_each_configuration_is_kept_or_dropped_by_each_budget(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load("exp_01_baselines/verdict.py").main() == 0
+    rows = {entry["id"]: entry for entry in json.loads((run_folder / "verdict.json").read_text())}
+    assert list(rows) == ["large/fp16", "large/w8a8", "small/fp16", "small/w8a8"]
+    assert {entry["verdict"] for entry in rows.values()} == {"keep"}
+    # 0.5 + 4.4 + 0.25 with the upper bound of the estimate
+    assert rows["small/fp16"]["end_to_end_high_ms"] == pytest.approx(5.15)
+    tight = {name: entry["tight_verdict"] for name, entry in rows.items()}
+    assert tight == {
+        "large/fp16": "drop",
+        "large/w8a8": "keep",
+        "small/fp16": "drop",
+        "small/w8a8": "keep",
+    }
+    assert "| large/w8a8 | 49.0 | 0.50 | 2.00 | 0.25 | 2.75 | keep | keep |" in capsys.readouterr().out
+    plot = (run_folder / "verdict.svg").read_text()
+    assert plot.count("<circle") == 4
+    assert "5 ms</text>" in plot
+
+
+def test_the_baselines_answer_names_the_best_within_each_budget(run_folder: Path) -> None:
+    told = load("exp_01_baselines/answer.py").answer(json.loads((run_folder / "results.json").read_text()))
+    first, second, parts, int8 = told["answer"]
+    assert first.startswith("Within 30 ms end to end at 640 pixels: 4 of 4 configurations; the most accurate")
+    assert "large/fp16 with mAP50-95 50.0 in 9.8 ms; none is dropped." in first
+    assert "large/w8a8 with mAP50-95 49.0 in 2.8 ms; dropped: large/fp16, small/fp16." in second
+    assert "8 to 33% of the end-to-end time" in parts
+    assert "large -1.0 points and 4.5 times faster" in int8
+
+
+def test_the_masks_answer_tells_what_each_branch_wins_and_costs() -> None:
+    figures = {
+        "fp32": (0.60, 0.50, 0.0),
+        "w8a8": (0.59, 0.45, 1.0),
+        "w8a16": (0.60, 0.50, 2.5),
+        "masks-16": (0.59, 0.49, 1.3),
+    }
+    rows = [
+        row(name, map=box, mask_map=mask) | {"latency": {"value_ms": ms}}
+        for name, (box, mask, ms) in figures.items()
+    ]
+    told = load("exp_08_yolo_seg/answer.py").answer({"results": rows})
+    assert told["against"] == "w8a16"
+    loss, branches, bound = told["answer"]
+    assert loss == "net at w8a8, mAP50-95: boxes 60.0 to 59.0, masks 50.0 to 45.0."
+    assert "prototypes and coefficients +4.0 (boxes +0.0, +0.30 ms)" in branches
+    assert bound.endswith("masks +5.0, boxes +1.0, at 2.5 times the estimated latency.")
