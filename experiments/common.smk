@@ -15,7 +15,6 @@ import mounts
 
 PLANS = config["plans"]
 CANDIDATES = [i for i, plan in PLANS.items() if not plan["plan"].startswith("fp32")]  # what runs on the NPU
-MODELS = matrix.models(config)  # prefix -> the config of that model
 IMAGES = config.get("containers", {})  # with --containers: what each image holds, by name
 PYTHON = "python" if IMAGES else shlex.quote(sys.executable)
 

@@ -19,6 +19,9 @@
 include: "common.smk"
 
 
+MODELS = matrix.models(config)  # prefix -> the config of that model
+
+
 def folder_of(wildcards):
     """Where a plan's ONNX lies: quantized ones under quant/, float ones are the exports themselves."""
     plan = PLANS[wildcards.id]

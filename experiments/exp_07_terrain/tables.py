@@ -58,7 +58,9 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
             "images": images(config),
             "names": names,
         },
-        "rows": [record.row(name, plan, model=plan["model"]) for name, plan in config["plans"].items()],
+        "rows": [
+            record.row(name, plan, prefix="", model=plan["model"]) for name, plan in config["plans"].items()
+        ],
         "curves": [
             {"name": f"{model} in FP32", "path": f"train/{model}/history.csv", "x": "epoch", "y": ["miou"]}
             for model in sorted({plan["model"] for plan in config["plans"].values()})
