@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from aimet_torch.common.defs import QuantizationDataType
+from aimet_torch.common.defs import CallbackFunc, QuantizationDataType
 from aimet_torch.mixed_precision import choose_mixed_precision
 from torch import nn
 
@@ -47,7 +47,7 @@ def amp_plan(
     wanted = forward_of(task.float_model())(samples)
     float_score = next(iter(task.evaluate(forward_of(task.float_model())).values()))
 
-    def by_noise(model: nn.Module) -> float:
+    def by_noise(model: nn.Module, _: Any) -> float:
         calls.outputs += 1
         found = forward_of(model)(samples)
         return min(
@@ -55,7 +55,7 @@ def amp_plan(
             for a, b in zip(wanted, found, strict=True)
         )
 
-    def by_score(model: nn.Module) -> float:
+    def by_score(model: nn.Module, _: Any) -> float:
         calls.scores += 1
         value = float(next(iter(task.evaluate(forward_of(model)).values())))
         say(f"AMP, score {calls.scores}: {value:.4f} (float {float_score:.4f})")
@@ -66,12 +66,12 @@ def amp_plan(
             sim,
             task.example,
             CANDIDATES,
-            by_noise,
-            by_score,
+            CallbackFunc(by_noise),
+            CallbackFunc(by_score),
             max_drop,
             folder,
             True,
-            _calibrate(task, count=calibration),
+            CallbackFunc(_calibrate(task, count=calibration)),
             phase1_optimize=False,
         )
     modules = tuple(_at_16_bit(sim.model))
@@ -81,8 +81,8 @@ def amp_plan(
     ), calls
 
 
-def _calibrate(task: Task, *, count: int) -> Callable[[nn.Module], Any]:
-    def run(model: nn.Module) -> None:
+def _calibrate(task: Task, *, count: int) -> Callable[[nn.Module, Any], None]:
+    def run(model: nn.Module, _: Any) -> None:
         with torch.no_grad():
             for images in task.calibration(count):
                 model(images)
