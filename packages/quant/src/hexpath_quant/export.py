@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hexpath_quant.agreement import check_agreement
+from hexpath_quant.biases import derived_biases
 from hexpath_quant.errors import ExportError
 from hexpath_quant.files import atomic_folder
 from hexpath_quant.folding import absorb_relus, fix_output_shapes, fold
@@ -83,7 +84,8 @@ def export(
         named_operators(sim.model),
     ):
         path = folder / "model.onnx"
-        write_qdq(sim, path=path, example=example, input_names=input_names, output_names=output_names)
+        with derived_biases(sim.model):
+            write_qdq(sim, path=path, example=example, input_names=input_names, output_names=output_names)
         apply_workarounds(path)
         floats = float_nodes(sim.model.graph)
         model = check_graph(

@@ -21,15 +21,17 @@ from hexpath_quant.qdq import DEQUANTIZE, QUANTIZE, Graph
 FOLDABLE = frozenset(
     (
         *("Identity", "QuantizeLinear", "Slice", "Concat", "Gather", "Cast", "Unsqueeze", "Squeeze"),
-        *("Reshape", "Mul", "Add", "Sub", "Div"),
+        *("Reshape", "Mul", "Add", "Sub", "Div", "Expand", "ConstantOfShape", "Equal", "Where", "Transpose"),
     )
 )
+
+MOVERS = frozenset(("Unsqueeze", "Squeeze", "Reshape", "Transpose", "Expand"))
 
 
 def fold(model: onnx.ModelProto) -> int:
     """Replace nodes whose result is known by constants, in place; return how many were replaced."""
     count = 0
-    while found := _fold_once(model):
+    while found := _fold_once(model) + _move_constants(model):
         count += found
     return count
 
@@ -53,6 +55,28 @@ def _fold_once(model: onnx.ModelProto) -> int:
     if folded:
         _drop_unread(model)
     return folded
+
+
+def _move_constants(model: onnx.ModelProto) -> int:
+    """Let data be moved before it is dequantized where it is constant: the slopes of a PRelu, a token.
+
+    What moves a dequantized constant would be a float island.
+    """
+    graph, count = Graph(model), 0
+    for node in graph.nodes:
+        source = graph.maker.get(node.input[0]) if node.op_type in MOVERS else None
+        if source is None or source.op_type != DEQUANTIZE or len(graph.readers[source.output[0]]) > 1:
+            continue
+        known = all(name in graph.constants for name in (*source.input, *node.input[1:]))
+        if not known or graph.value(source.input[1]).size > 1:
+            continue
+        made, moved = node.output[0], f"{node.output[0]}_stored"
+        node.input[0], node.output[0] = source.input[0], moved
+        source.input[0], source.output[0] = moved, made
+        model.graph.node.remove(source)
+        model.graph.node.insert(list(model.graph.node).index(node) + 1, source)
+        count += 1
+    return count
 
 
 def _value(

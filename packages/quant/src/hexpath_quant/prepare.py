@@ -14,8 +14,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from hexpath_quant import ops
 from hexpath_quant.errors import PreparationError, TraceError, WeightsError
+from hexpath_quant.lowering import drop_unchanged, flatten_linear, functions_to_layers, open_attention
 
 TOLERANCE = 1e-5
+ROUNDINGS = 4.0  # of float32 weights, where these alone move an output further than the tolerance
+LOOSEST = 1e-3
 SHAPE = "shape"  # in a node's meta: its output's shape
 ARITHMETIC = (custom.Add, custom.Subtract, custom.Multiply, custom.Divide)
 
@@ -37,8 +40,10 @@ def prepare(model: nn.Module, *, example: Tensor) -> torch.fx.GraphModule:
     """
     check_weights(model)
     original = copy.deepcopy(model).eval()
-    traced = trace(copy.deepcopy(original))
+    traced = trace(open_attention(copy.deepcopy(original)))
+    functions_to_layers(traced)
     recorder = _record(traced, example=example)
+    drop_unchanged(traced, unchanged=recorder.unchanged)
     _drop_dropouts(traced)
     _chunks_to_splits(traced, sizes=recorder.chunks)
     _functions_to_modules(traced, tensors=recorder.tensors)
@@ -47,6 +52,7 @@ def prepare(model: nn.Module, *, example: Tensor) -> torch.fx.GraphModule:
     _fold_batch_norms(traced)
     _norms_to_convolutions(traced)
     _split_silu(traced)
+    flatten_linear(traced, shapes=recorder.shapes)
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
     traced.graph.lint()  # type: ignore[no-untyped-call]
@@ -74,13 +80,32 @@ def check_equal(*, original: nn.Module, prepared: nn.Module, example: Tensor) ->
     worst = 0.0
     for index, (a, b) in enumerate(zip(before, after, strict=True)):
         relative = float((a - b).norm() / a.norm().clamp_min(1e-12))
-        if not relative <= TOLERANCE:
+        allowed = TOLERANCE
+        if relative > TOLERANCE:
+            rounding = _rounding(original, example=example, before=before)[index]
+            allowed = min(max(TOLERANCE, ROUNDINGS * rounding), LOOSEST)
+        if not relative <= allowed:
             raise PreparationError(
                 f"output {index} of the prepared model differs by {relative:.1e} (relative),"
-                f" at most {TOLERANCE:.0e} is allowed; does forward depend on state or random numbers?"
+                f" at most {allowed:.0e} is allowed; does forward depend on state or random numbers?"
             )
         worst = max(worst, relative)
     return worst
+
+
+def _rounding(model: nn.Module, *, example: Tensor, before: tuple[Tensor, ...]) -> list[float]:
+    """Return how far each output moves (relative) when every weight is off by up to one rounding of float32.
+
+    Folding a batch norm rounds each weight anew; a deep network of random weights amplifies that.
+    """
+    moved = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in moved.parameters():
+            noise = 2 * torch.rand(weight.shape, generator=generator).to(weight) - 1
+            weight.mul_(1 + torch.finfo(torch.float32).eps * noise)
+        after = as_tuple(moved(example))
+    return [float((a - b).norm() / a.norm().clamp_min(1e-12)) for a, b in zip(before, after, strict=True)]
 
 
 def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
@@ -130,18 +155,29 @@ class _Recorder(torch.fx.Interpreter):
         self.tensors: set[str] = set()
         self.chunks: dict[str, tuple[int, list[int]]] = {}
         self.numbers: dict[str, float] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.unchanged: set[str] = set()
 
     def run_node(self, n: torch.fx.Node) -> Any:
+        given = self.env.get(n.args[0]) if n.args and isinstance(n.args[0], torch.fx.Node) else None
+        before = given.clone() if isinstance(given, Tensor) and _is_unknown(n) else None
         value = super().run_node(n)
+        if before is not None and value is given and torch.equal(value, before):
+            self.unchanged.add(n.name)
         if isinstance(value, Tensor) and value.is_floating_point():
             self.tensors.add(n.name)
-            n.meta[SHAPE] = tuple(value.shape)
+            n.meta[SHAPE] = self.shapes[n.name] = tuple(value.shape)
         if isinstance(value, (int, float)):
             self.numbers[n.name] = float(value)
         if n.target in ("chunk", torch.chunk):
             axis = int(n.args[2]) if len(n.args) > 2 else int(n.kwargs.get("dim", 0))  # type: ignore[arg-type]
             self.chunks[n.name] = (axis, [part.shape[axis] for part in value])
         return value
+
+
+def _is_unknown(node: torch.fx.Node) -> bool:
+    calls = node.op in ("call_function", "call_method")
+    return calls and node.target not in ops.MOVES_DATA and node.target not in ops.COMPUTES
 
 
 def _record(traced: torch.fx.GraphModule, *, example: Tensor) -> _Recorder:

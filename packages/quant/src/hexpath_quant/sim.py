@@ -12,13 +12,14 @@ from typing import Any
 import aimet_torch.common
 import torch
 from aimet_torch.common.defs import QuantScheme
-from aimet_torch.nn import UnknownModuleError
-from aimet_torch.quantization.affine import AffineQuantizerBase
+from aimet_torch.nn import QuantizationMixin, UnknownModuleError
+from aimet_torch.quantization.affine import AffineQuantizerBase, QuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from hexpath_quant.errors import CalibrationError, TraceError, WeightsError
 from hexpath_quant.mixed import is_mixed, set_precisions
+from hexpath_quant.ops import MOVES_DATA
 from hexpath_quant.plans import Plan
 from hexpath_quant.qdq import ACTIVATIONS
 
@@ -67,6 +68,7 @@ def build_sim(
                 " remedy: write it with supported modules, or register one by"
                 " aimet_torch.nn.QuantizationMixin.implements"
             ) from error
+    _quantize_constants(sim, plan=plan)
     if mixed:
         set_precisions(sim)
     _widen_symmetric_ranges(sim)
@@ -83,6 +85,8 @@ def hexagon_config(plan: Plan) -> dict[str, Any]:
     for rule in config["op_type"].values():
         if "per_channel_quantization" in rule:
             rule["per_channel_quantization"] = str(plan.per_channel)
+    # One scale for all slopes: the NPU takes no other, nor would the export move them into place.
+    config["op_type"].setdefault("PRelu", {})["per_channel_quantization"] = "False"
     # AIMET's other groups (LeakyRelu, PRelu, ...) leave a float tensor that the compiler refuses.
     groups = config["supergroups"]
     config["supergroups"] = [group for group in groups if group["op_list"][-1] in ACTIVATIONS]
@@ -143,6 +147,32 @@ def input_quantizers(sim: QuantizationSimModel) -> list[AffineQuantizerBase]:
             position = [str(a) for a in user.args].index(str(user.args[0]))
             found += [q for q in module.input_quantizers[position : position + 1] if q is not None]
     return found
+
+
+def _quantize_constants(sim: QuantizationSimModel, *, plan: Plan) -> None:
+    """Give each parameter that an operator reads as an operand (a token, a layer's scale) a quantizer.
+
+    AIMET gives one to buffers only.
+    """
+    for node in sim.model.graph.nodes:
+        module: Any = sim.model.get_submodule(node.target) if node.op == "call_module" else None
+        if not isinstance(module, QuantizationMixin):
+            continue
+        for place, argument in enumerate(node.args[: len(module.input_quantizers)]):
+            if _is_parameter(sim.model, argument) and module.input_quantizers[place] is None:
+                bits = plan.activation_bits
+                module.input_quantizers[place] = QuantizeDequantize((), 0, 2**bits - 1, symmetric=False)
+
+
+def _is_parameter(model: torch.fx.GraphModule, argument: Any) -> bool:
+    while isinstance(argument, torch.fx.Node):
+        if argument.op == "get_attr":
+            path, _, name = str(argument.target).rpartition(".")
+            return isinstance(getattr(model.get_submodule(path), name), nn.Parameter)
+        if argument.op == "call_module" or argument.target not in MOVES_DATA:
+            return False
+        argument = argument.args[0]
+    return False
 
 
 def _widen_symmetric_ranges(sim: QuantizationSimModel) -> None:

@@ -11,6 +11,18 @@ import torch
 import torch.fx
 from torch import Tensor
 
+# Torch's exporter computes the target of these from the input's shape, node by node.
+RESHAPES = (
+    torch.flatten,
+    torch.unflatten,
+    torch.reshape,
+    "flatten",
+    "unflatten",
+    "reshape",
+    "view",
+    "view_as",
+)
+
 
 @contextmanager
 def static_shapes(module: torch.fx.GraphModule, *, example: Tensor) -> Iterator[None]:
@@ -18,8 +30,12 @@ def static_shapes(module: torch.fx.GraphModule, *, example: Tensor) -> Iterator[
     flexible = module.graph
     fixed = torch.fx.Graph()
     fixed.output(fixed.graph_copy(flexible, {}))
-    sizes = _sizes(module, example=example)
+    recorder = _recorded(module, example=example)
+    sizes = recorder.sizes
     for node in list(fixed.nodes):
+        if node.name in recorder.shapes:
+            node.op, node.target, node.kwargs = "call_method", "reshape", {}
+            node.args = (node.args[0], recorder.shapes[node.name])
         if node.name in sizes:
             _write_in(node, value=sizes[node.name])
     for node in reversed(list(fixed.nodes)):
@@ -69,11 +85,12 @@ def _leave() -> None:
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Run a graph and keep the values that are sizes."""
+    """Run a graph and keep the values that are sizes, and the shapes of what is only reshaped."""
 
     def __init__(self, module: torch.fx.GraphModule) -> None:
         super().__init__(module)
         self.sizes: dict[str, Any] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
     def run_node(self, n: torch.fx.Node) -> Any:
         value = super().run_node(n)
@@ -81,14 +98,16 @@ class _Recorder(torch.fx.Interpreter):
             isinstance(value, tuple) and all(type(v) is int for v in value)
         ):
             self.sizes[n.name] = tuple(value) if isinstance(value, tuple) else value
+        if n.op in ("call_function", "call_method") and n.target in RESHAPES:
+            self.shapes[n.name] = tuple(value.shape)
         return value
 
 
-def _sizes(module: torch.fx.GraphModule, *, example: Tensor) -> dict[str, Any]:
+def _recorded(module: torch.fx.GraphModule, *, example: Tensor) -> _Recorder:
     recorder = _Recorder(module)
     with torch.no_grad():
         recorder.run(example)
-    return recorder.sizes
+    return recorder
 
 
 def _write_in(node: torch.fx.Node, *, value: Any) -> None:
