@@ -138,7 +138,7 @@ def test_the_twin_has_the_simulations_values(dtype):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_under_a_mixed_plan(tmp_path, precision):
-    plan = mixed("w4a8", qkv="w8a16", head_boxes="w8a16")
+    plan = mixed("w4a8", qkv="w8a16")
     recipe = Recipe(epochs=2, lr=1e-3, batch=4, precision=precision)
     metrics = qat(
         SmallTask(), plan=plan, method="minmax", calibration=8, recipe=recipe, out=tmp_path / "o",
