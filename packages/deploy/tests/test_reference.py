@@ -11,7 +11,7 @@ import pytest
 
 from hexpath_deploy.heads import DecodedHead, Head, Level, PlainHead, RawHead, SemanticHead
 from hexpath_deploy.io import Boundary, Encoding
-from hexpath_deploy.model import Model
+from hexpath_deploy.model import Tensor, TaskModel
 from hexpath_deploy.reference import hexpath_reference as reference
 from hexpath_deploy.reference.hexpath_reference import Detections, fit
 from hexpath_deploy.spec import Settings, postprocess_spec, preprocess_spec
@@ -26,12 +26,13 @@ CANVAS = fit((64, 96), (64, 96))
 SCORING = Settings()
 
 
-def model_of(head: Head, *, arrays: dict[str, np.ndarray], **rest: Any) -> Model:
+def model_of(head: Head, *, arrays: dict[str, np.ndarray], **rest: Any) -> TaskModel:
     """Return a model of 64x96 that returns `arrays`."""
     shapes = {name: arrays[name].shape for name in head.outputs}
     given = {
         "path": Path("m.onnx"),
         "sha256": "0" * 64,
+        "inputs": {"images": Tensor(shape=(1, 3, 64, 96), dtype="float32")},
         "task": "detect",
         "names": ("a", "b", "c"),
         "imgsz": (64, 96),
@@ -43,7 +44,7 @@ def model_of(head: Head, *, arrays: dict[str, np.ndarray], **rest: Any) -> Model
         "quantized": False,
         "metadata": {},
     }
-    return Model(**(given | rest))
+    return TaskModel(**(given | rest))
 
 
 def spec_of(head: Head, arrays: dict[str, np.ndarray], *, settings: Settings = SCORING, **rest: Any) -> Any:

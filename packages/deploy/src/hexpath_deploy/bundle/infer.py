@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
+sys.dont_write_bytecode = True  # a bundle stays as its SHA256SUMS say
 
 from hexpath_reference import dequantize, postprocess, preprocess, read_spec  # noqa: E402
 
