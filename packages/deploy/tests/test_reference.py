@@ -11,7 +11,7 @@ import pytest
 
 from hexpath_deploy.heads import DecodedHead, Head, Level, PlainHead, RawHead, SemanticHead
 from hexpath_deploy.io import Boundary, Encoding
-from hexpath_deploy.model import Tensor, TaskModel
+from hexpath_deploy.model import TaskModel, Tensor
 from hexpath_deploy.reference import hexpath_reference as reference
 from hexpath_deploy.reference.hexpath_reference import Detections, fit
 from hexpath_deploy.spec import Settings, postprocess_spec, preprocess_spec
