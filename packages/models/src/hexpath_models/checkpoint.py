@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,8 +150,9 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tenso
         ) from error
 
 
-def _card(path: Path, metadata: dict[str, str], *, task: str | None) -> CheckpointCard:
-    missing = [key for key in _REQUIRED if key not in metadata]
+def check_metadata(path: Path, metadata: Mapping[str, str], *, required: Iterable[str]) -> None:
+    """Raise a CheckpointMetadataError when a required key is missing, or the schema is another one."""
+    missing = [key for key in required if key not in metadata]
     if missing:
         raise CheckpointMetadataError(
             f"{path} lacks the metadata {', '.join(missing)}; was it written by hexpath?"
@@ -160,6 +162,10 @@ def _card(path: Path, metadata: dict[str, str], *, task: str | None) -> Checkpoi
         raise CheckpointMetadataError(
             f"{path} has schema {found}, this version reads {SCHEMA}; update hexpath-models"
         )
+
+
+def _card(path: Path, metadata: dict[str, str], *, task: str | None) -> CheckpointCard:
+    check_metadata(path, metadata, required=_REQUIRED)
     if metadata["task"] not in ((task,) if task else YOLO_TASKS):
         wanted = repr(task) if task else " or ".join(map(repr, YOLO_TASKS))
         raise WrongTaskError(f"{path} is a checkpoint for {metadata['task']!r}, this needs one for {wanted}")

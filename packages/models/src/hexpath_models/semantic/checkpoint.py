@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import _check_finite, _in_fixed_order, _read, load_weights
+from ..checkpoint import SCHEMA, _check_finite, _in_fixed_order, _read, check_metadata, load_weights
 from ..errors import CheckpointMetadataError, WrongTaskError
 from ..files import write_atomic
 from .network import SemanticNetwork
 from .registry import SemanticCard, build_semantic, find_semantic
 
-SCHEMA = "1"
 _REQUIRED = ("hexpath.schema", "arch", "task", "names", "imgsz", "stride", "fingerprint", "mean", "std")
 
 
@@ -97,16 +96,7 @@ def _card(path: Path, metadata: dict[str, str]) -> SemanticCheckpoint:
         raise WrongTaskError(
             f"{path} is a checkpoint for {metadata['task']!r}, this needs one for 'semantic'"
         )
-    missing = [key for key in _REQUIRED if key not in metadata]
-    if missing:
-        raise CheckpointMetadataError(
-            f"{path} lacks the metadata {', '.join(missing)}; was it written by hexpath?"
-        )
-    if metadata["hexpath.schema"] != SCHEMA:
-        found = metadata["hexpath.schema"]
-        raise CheckpointMetadataError(
-            f"{path} has schema {found}, this version reads {SCHEMA}; update hexpath-models"
-        )
+    check_metadata(path, metadata, required=_REQUIRED)
     try:
         card, normalization = _parse(metadata)
     except (ValueError, TypeError, AttributeError) as error:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -77,9 +78,7 @@ def network_of(path: Path, *, images: NDArray[np.float32]) -> Network:
         model = onnx.load(path)
     except (OSError, ValueError) as error:
         raise OutputError(f"{path} cannot be read as ONNX ({error})") from error
-    except Exception as error:  # protobuf's DecodeError has no public base
-        if type(error).__name__ != "DecodeError":
-            raise
+    except DecodeError as error:
         raise OutputError(f"{path} is no ONNX file") from error
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise QuantError(f"{path} is quantized already; audit the float model that it was made from")
