@@ -118,7 +118,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--containers", action="store_true", help="run every stage inside its image (nox -s images)"
     )
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--dry-run", action="store_true", help="say which stages would run, and why")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     args = parser.parse_intermixed_args(argv)

@@ -30,6 +30,7 @@ from hexpath_deploy.hostcost import Case, host_cost
 from hexpath_deploy.masks import read_masks
 from hexpath_deploy.model import TaskModel, read_task_model
 from hexpath_deploy.networks import Network, OnEmulator, OnOrt
+from hexpath_deploy.ort import available_cores
 from hexpath_deploy.preprocess import read_image
 from hexpath_deploy.progress import Progress
 from hexpath_deploy.reference.hexpath_reference import Floats, Placed, postprocess, preprocess
@@ -153,13 +154,6 @@ def open_network(what: Evaluation, *, model: TaskModel, truth: Truth, out: Path)
     if what.board is not None and what.backend == "device":
         return OnBoard(artifact, settings=what.board, work=work)
     return OnEmulator(artifact, name=model.input, work=work, workers=what.workers, limit_s=what.limit_s)
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Run:

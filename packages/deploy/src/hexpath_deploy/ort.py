@@ -19,6 +19,11 @@ def ort_errors() -> tuple[type[Exception], ...]:
     return tuple(kind for kind in kinds if issubclass(kind, Exception))
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class OrtNetwork:
     """A model on ONNX Runtime with every graph optimization off: they change the numerics of QDQ graphs."""
 
@@ -32,7 +37,7 @@ class OrtNetwork:
 
         settings: Any = ort.SessionOptions()
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        settings.intra_op_num_threads = threads or os.cpu_count() or 1
+        settings.intra_op_num_threads = threads or available_cores()
         settings.log_severity_level = 3
         self.input = next(iter(model.inputs), "")
         try:

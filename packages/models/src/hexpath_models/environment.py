@@ -36,10 +36,14 @@ def offline(work: Path | None = None, *, online: bool = False) -> Path:
         WANDB_SILENT="true",
     )
     # Ultralytics would leave a core idle, which on a two-core machine is half of it.
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    os.environ.setdefault("OMP_NUM_THREADS", str(_cores()))
     os.environ[_OURS] = "1"
     _quiet_settings()
     return folder
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _settings_folder(work: Path | None) -> Path:

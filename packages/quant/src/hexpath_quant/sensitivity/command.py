@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         sample=args.sample,
         confirm=confirm,
         share=args.share,
-        workers=args.workers or os.cpu_count() or 1,
+        workers=args.workers or _cores(),
     )
     task = load_task(name=args.task, checkpoint=args.checkpoint, data=args.data, options=options)
     work = args.work or args.out.with_name(args.out.name + ".work")
@@ -104,3 +104,7 @@ def parse_confirm(text: str) -> int | None:
     if not text.isdigit():
         raise UnknownNameError(f"--confirm '{text}' is neither a number nor 'all'")
     return int(text)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
