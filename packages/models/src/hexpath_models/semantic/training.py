@@ -113,6 +113,10 @@ class SemanticModule(lightning.LightningModule):
             optimizer.load_state_dict(self._resumed["optimizer"])
         return optimizer
 
+    def on_fit_start(self) -> None:
+        """Put the average where Lightning has put the network: no submodule, it is not moved with it."""
+        self.average.network.to(self.device)
+
     def on_train_epoch_start(self) -> None:
         """Begin to measure."""
         self._losses, self._started = [], time.monotonic()
