@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             seed_from(run.parent / args.base, run)
             write_config(run, config)
             try:
-                execute(args, run, env=environment(args, run) | containment(config, images))
+                execute(args, run, env=environment(args, run) | containment(config, images, run=run))
             except StageError as error:
                 if error.stage == "verdict":  # gates failed: everything but the bundle is there
                     report(run)
@@ -392,7 +392,7 @@ def find_images() -> dict[str, Image]:
     return {name: containers.find_image(name) for name in containers.images_toml()["images"]}
 
 
-def containment(config: Mapping[str, Any], images: Mapping[str, Image]) -> dict[str, str]:
+def containment(config: Mapping[str, Any], images: Mapping[str, Image], *, run: Path) -> dict[str, str]:
     """What stage.py and record.py must be told when stages run in containers."""
     if not images:
         return {}
@@ -404,6 +404,7 @@ def containment(config: Mapping[str, Any], images: Mapping[str, Image]) -> dict[
         "HEXPATH_NETWORK": str(int(online or bool(config["train"].get("pretrained")))),
         "HEXPATH_TOOLS": json.dumps(tools | {"snakemake": record.tools()["snakemake"]}),
         "HEXPATH_COMMIT": record.commit(),
+        "HEXPATH_CACHE": str(run / "work" / "compiled"),  # a container writes into its run's folder only
     }
 
 

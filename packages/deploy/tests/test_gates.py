@@ -15,7 +15,7 @@ from hexpath_deploy.cli import main
 from hexpath_deploy.errors import GatesFileError, RecordError, StaleArtifactError
 from hexpath_deploy.gates import judge
 from hexpath_deploy.gates.evidence import Files
-from hexpath_deploy.gates.limits import SIDES, read_limits
+from hexpath_deploy.gates.limits import SIDES, gates_of, read_limits
 from hexpath_deploy.gates.matching import match_all
 
 MODEL, BINARY, COCO = "a" * 64, "b" * 64, "c" * 64
@@ -129,7 +129,7 @@ def test_a_good_model_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(write(make_run(), tmp_path)) == 0
     verdict = read(tmp_path / "gates.json")
     assert verdict["verdict"] == "pass"
-    assert {row["gate"] for row in verdict["gates"]} == set(SIDES), "every gate has its row"
+    assert {row["gate"] for row in verdict["gates"]} == set(gates_of("detect")), "every gate has its row"
     assert all(row["source"] and row["basis"] for row in verdict["gates"]), "a figure says where it stands"
     latency = next(row for row in verdict["gates"] if row["gate"] == "latency_ms")
     assert latency["figure"] == pytest.approx(1.0 + 2.5 + 2.0), "the estimate counts with its upper bound"
@@ -253,8 +253,7 @@ def on_ort(run: Run) -> None:
     run["eval.json"] |= {"evaluated_on": "ort", "sha256": MODEL}
 
 
-def semantic(run: Run) -> None:
-    run["eval.json"] |= {"task": "semantic"}
+def no_dataset(run: Run) -> None:
     del run["eval.json"]["coco"]
 
 
@@ -330,7 +329,7 @@ def without(name: str) -> Callable[[Run], None]:
         (on_ort, "recall", "", "unknown", "evaluate with --backend emulator"),
         (on_ort, "map_loss", "", "unknown", "evaluate with --backend emulator"),
         (no_traffic, "memory_mb", "", "unknown", "give it a figure"),
-        (semantic, "recall", "", "unknown", "waive the gate"),
+        (no_dataset, "recall", "", "unknown", "waive the gate"),
         (without("fp32.json"), "map_loss", "", "unknown", "give its file with --fp32"),
         (without("agree.json"), "agreement_db", "", "unknown", "run hexpath-deploy agree"),
         (without("profile.json"), "latency_ms", "", "unknown", "run hexpath-deploy profile"),
@@ -354,7 +353,7 @@ def test_each_gate_fails_and_says_what_would_help(
 
 def test_nothing_given_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gate", "--out", str(tmp_path / "gates.json")]) == 89
-    assert read(tmp_path / "gates.json")["counts"] == {"unknown": len(SIDES)}
+    assert read(tmp_path / "gates.json")["counts"] == {"unknown": len(gates_of("detect"))}
     error = capsys.readouterr().err
     assert "release gates: 13 have no figure (latency_ms, " in error
     assert len(error.splitlines()) == 1
@@ -430,7 +429,7 @@ def test_limits_that_cannot_be_read(tmp_path: Path, change: tuple[str, str], mes
 def test_a_gate_cannot_be_forgotten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.toml").write_text("[latency_ms]\nmax = 30\n")
     assert main(["gate", "--gates", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "o.json")]) == 87
-    assert "has no [size_mb]: give every gate a limit" in capsys.readouterr().err
+    assert "has no [size_mb]: give every gate of task 'detect' a limit" in capsys.readouterr().err
     (tmp_path / "flat.toml").write_text(
         "latency_ms = 30\n" + "".join(f"[{n}]\n" for n in SIDES if n != "latency_ms")
     )
@@ -574,3 +573,171 @@ def test_matching_is_one_to_one_and_agrees_with_pycocotools(tmp_path: Path) -> N
         assert ours[name].counts(0)[0] == hits
         assert len(ours[name].scores) == sum(int((~ignored).sum()) for _, ignored in kept)
         assert ours[name].boxes == sum(int((np.array(e["gtIgnore"]) == 0).sum()) for e in theirs)
+
+
+def make_instances() -> Run:
+    """The same run of a network for instance masks: each fills its box."""
+    run = make_run()
+    for entry in run["val.json"]["annotations"]:
+        x, y, width, height = entry["bbox"]
+        outline = [x, y, x + width, y, x + width, y + height, x, y + height]
+        entry |= {"segmentation": [outline], "area": width * height}
+    for name in ("eval.detections.json", "fp32.detections.json"):
+        run[name] = [{**e, "segmentation": coded(e["bbox"])} for e in run[name]]
+    for name in ("eval.json", "fp32.json"):
+        both = {"map50": 1.0, "map": 1.0, "mask_map50": 1.0, "mask_map": 1.0}
+        run[name] |= {"task": "segment", "metrics": dict(both), "per_class": {n: dict(both) for n in NAMES}}
+    return run
+
+
+def coded(bbox: list[int]) -> dict[str, Any]:
+    from hexpath_deploy.coco import encode
+    from hexpath_deploy.reference.hexpath_reference import Mask
+
+    x, y, width, height = bbox
+    (found,) = encode([Mask(inside=np.ones((height, width), bool), x=x, y=y)], shape=(64, 64))
+    return found
+
+
+def masks_lost(run: Run) -> None:
+    """Boxes stay as they are; green's masks are poor."""
+    run["eval.json"]["metrics"]["mask_map"] = 0.8
+    run["eval.json"]["per_class"]["green"] |= {"mask_map": 0.6, "mask_map50": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("gate", "subject", "advice"),
+    [
+        ("mask_map_loss", "", r"18\.0 points too many; 'green' loses most \(40\.0\)"),
+        ("class_mask_map_loss", "green", r"36\.0 points too many"),
+        ("class_collapse", "green", r"keeps 30 of 50% needed"),
+    ],
+)
+def test_instance_masks_have_gates_of_their_own(tmp_path: Path, gate: str, subject: str, advice: str) -> None:
+    import re
+
+    run = make_instances()
+    assert main(write(run, tmp_path)) == 0
+    rows = read(tmp_path / "gates.json")["gates"]
+    assert {row["gate"] for row in rows} == set(gates_of("segment"))
+    assert {"map_loss", "mask_map_loss", "recall"} <= set(gates_of("segment"))
+    masks_lost(run)
+    assert main([*write(run, tmp_path), "--explain"]) == 89
+    rows = read(tmp_path / "gates.json")["gates"]
+    row = next(row for row in rows if row["gate"] == gate and row.get("subject", "") == subject)
+    assert row["verdict"] == "fail"
+    assert re.search(advice, row["explain"]), row["explain"]
+    assert next(row for row in rows if row["gate"] == "map_loss")["verdict"] == "pass", "the boxes are fine"
+
+
+def make_semantic(folder: Path) -> Run:
+    """The same run of a semantic network: each mask has 90 pixels of red and 10 of green."""
+    for kind in ("images", "masks"):
+        (folder / kind / "val").mkdir(parents=True, exist_ok=True)
+        for i in range(1, 101):
+            (folder / kind / "val" / f"{i:03}.png").touch()
+    (folder / "data.yaml").write_text(
+        "path: .\nval: images/val\nmasks: {val: masks/val}\nnames: {0: red, 1: green}\n"
+    )
+    lines = [
+        json.dumps({"file_name": f"{i:03}.png", "time_of_day": "day" if i % 10 else "night"})
+        for i in range(1, 101)
+    ]
+    (folder / "meta.jsonl").write_text("\n".join(lines))
+    run = make_run()
+    del run["val.json"]
+    for name in ("eval", "fp32"):
+        record = run[f"{name}.json"]
+        for key in ("coco", "coco_sha256"):
+            del record[key]
+        record |= {"task": "semantic", "data": "data.yaml", "split": "val", "names": list(NAMES)}
+        record |= {"data_sha256": "d" * 64, "settings": {}}
+        record["metrics"] = {"miou": 1.0, "pixel_accuracy": 1.0}
+        record["per_class"] = {kind: {"iou": 1.0} for kind in NAMES}
+        run[f"{name}.detections.json"] = [
+            {"image_id": i, "confusion": [[0, 0, 90], [1, 1, 10]]} for i in range(1, 101)
+        ]
+    return run
+
+
+def confused(run: Run) -> None:
+    """INT8 calls all of green red: a class is gone, most pixels are still right."""
+    run["eval.json"]["metrics"] = {"miou": 0.45, "pixel_accuracy": 0.9}
+    run["eval.json"]["per_class"] = {"red": {"iou": 0.9}, "green": {"iou": 0.0}}
+    for row in run["eval.detections.json"]:
+        row["confusion"] = [[0, 0, 90], [1, 0, 10]]
+
+
+def never_learned(run: Run) -> None:
+    confused(run)
+    for row in run["fp32.detections.json"]:
+        row["confusion"] = [[0, 0, 90], [1, 0, 10]]
+
+
+def dark_masks(run: Run) -> None:
+    for row in run["eval.detections.json"]:
+        if row["image_id"] % 10 == 0:
+            row["confusion"] = [[0, 1, 90], [1, 1, 10]]
+
+
+def other_task(run: Run) -> None:
+    run["fp32.json"]["task"] = "detect"
+
+
+@pytest.mark.parametrize(
+    ("change", "gate", "subject", "verdict", "advice"),
+    [
+        (confused, "miou_loss", "", "fail", r"53\.0 points too many; 'green' loses most \(100\.0\)"),
+        (confused, "class_iou_loss", "green", "fail", r"96\.0 points too many"),
+        (confused, "class_iou", "green", "fail", r"50\.0 points short, FP32 has 100\.0: 16 bits for"),
+        (confused, "class_collapse", "green", "fail", r"keeps 0 of 50% needed"),
+        (never_learned, "class_iou", "green", "fail", r"and so is FP32 \(0\.0\): train on more"),
+        (never_learned, "class_collapse", "green", "unknown", "give it a figure"),
+        (dark_masks, "night_miou", "", "fail", r"45\.0 points short; weakest class 'red' at 0\.0"),
+        (few, "scenes", "", "fail", "evaluate 60 more: evaluate --images 100"),
+        (on_ort, "miou_loss", "", "unknown", "evaluate with --backend emulator"),
+        (without("fp32.json"), "miou_loss", "", "unknown", "give its file with --fp32"),
+    ],
+)
+def test_semantic_masks_have_gates_of_their_own(
+    tmp_path: Path, change: Callable[[Run], None], gate: str, subject: str, verdict: str, advice: str
+) -> None:
+    import re
+
+    run, meta = make_semantic(tmp_path), ["--meta", str(tmp_path / "meta.jsonl")]
+    assert main([*write(run, tmp_path), *meta]) == 0
+    passed = read(tmp_path / "gates.json")
+    assert {row["gate"] for row in passed["gates"]} == set(gates_of("semantic"))
+    assert not {"recall", "map_loss", "night_map50"} & set(gates_of("semantic"))
+    assert "threshold" not in passed, "a class map has none"
+    change(run)
+    for stale in ("fp32.json", "eval.json"):
+        (tmp_path / stale).unlink(missing_ok=True)
+    assert main([*write(run, tmp_path), *meta, "--explain"]) == 89
+    rows = read(tmp_path / "gates.json")["gates"]
+    row = next(row for row in rows if row["gate"] == gate and row.get("subject", "") == subject)
+    assert row["verdict"] == verdict
+    assert re.search(advice, row["explain"]), row["explain"]
+
+
+def test_files_of_two_tasks_are_refused(tmp_path: Path) -> None:
+    run = make_semantic(tmp_path)
+    other_task(run)
+    words = write(run, tmp_path)
+    with pytest.raises(StaleArtifactError, match="are of different tasks"):
+        judge(Files(evaluation=tmp_path / "eval.json", fp32=tmp_path / "fp32.json"), gates=None, out=tmp_path)
+    assert main(words) == 81
+
+
+def test_every_gate_of_the_task_must_stand_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gates = gates_file(tmp_path / "mine.toml", ("[miou_loss]", "[ignored]"))
+    text = gates.read_text()
+    start = text.index("[ignored]")
+    gates.write_text(text[:start] + text[text.index("[class_iou_loss]") :])
+    run = make_semantic(tmp_path)
+    meta = ["--meta", str(tmp_path / "meta.jsonl"), "--gates", str(gates)]
+    assert main([*write(run, tmp_path), *meta]) == 87
+    assert "has no [miou_loss]: give every gate of task 'semantic' a limit" in capsys.readouterr().err
+    assert set(SIDES) == set().union(*map(gates_of, ("detect", "segment", "semantic")))

@@ -12,6 +12,7 @@ from hexpath_deploy.board.settings import BoardSettings
 from hexpath_deploy.errors import OptionError, nearest
 
 if TYPE_CHECKING:
+    from hexpath_deploy.hexagon.cache import JobCache
     from hexpath_deploy.profile import Profile
 
 # Imported on use: no backend's libraries are loaded for another, nor for --help.
@@ -29,7 +30,7 @@ class Request:
 
     `compiled` is a folder that `compile` wrote for this model; without it the model is compiled first, for
     `target` with `io`, `optimization` and `fp16`. `work` keeps what an interrupted run should not do again,
-    `raw` what a board or AI Hub sent, unread.
+    `raw` what a board or AI Hub sent, unread; `cache` what was ever compiled.
     """
 
     model: Path
@@ -43,6 +44,7 @@ class Request:
     limit_s: float = COMPILE_S
     board: BoardSettings | None = None
     hub: HubSettings | None = None
+    cache: JobCache | None = None
 
 
 class Backend(Protocol):

@@ -58,7 +58,9 @@ def artifact_of(request: Request, model: Model) -> Iterator[Artifact]:
     wanted = target(request.target)
     options = choose(model, wanted, io=request.io, optimization=request.optimization, fp16=request.fp16)
     folder = request.work / "compiled"
-    compile_model(model, target=wanted, options=options, out=folder, limit_s=request.limit_s)
+    compile_model(
+        model, target=wanted, options=options, out=folder, limit_s=request.limit_s, cache=request.cache
+    )
     yield open_artifact(folder, model=model)
 
 

@@ -31,7 +31,7 @@ def profile(request: Request) -> Profile:
     model = read_model(request.model)
     options = choose(model, wanted, io=request.io, optimization=request.optimization, fp16=request.fp16)
     variants = {kind: replace(options, io=kind) for kind in IO} if model.quantized else {options.io: options}
-    found = estimates_by_io(model, target=on, options=variants, limit_s=request.limit_s)
+    found = estimates_by_io(model, target=on, options=variants, limit_s=request.limit_s, cache=request.cache)
     main = found[options.io]
     warn_missing(main, request.model)
     return Profile(

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hexpath_deploy.hexagon.cache import JobCache
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -30,3 +34,17 @@ def add_compiling(parser: argparse.ArgumentParser, *, target_required: bool = Tr
     parser.add_argument(
         "--time-limit", type=float, default=1800.0, metavar="SECONDS", help="per step (default 1800)"
     )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="where compiled graphs are kept (default: $HEXPATH_CACHE, else hexpath in the user's cache)",
+    )
+    parser.add_argument("--no-cache", action="store_true", help="compile anew, and keep nothing")
+
+
+def cache_of(args: argparse.Namespace) -> JobCache | None:
+    """Return the cache of compiled graphs, or None."""
+    from hexpath_deploy.hexagon.cache import JobCache, cache_folder
+
+    return None if args.no_cache else JobCache(folder=cache_folder(args.cache))

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hexpath_deploy.commands.arguments import add_compiling, add_model
+from hexpath_deploy.commands.arguments import add_compiling, add_model, cache_of
 
 
 def add_parser(subparsers: Any) -> None:
@@ -32,11 +32,16 @@ def run(args: argparse.Namespace) -> int:
     verify_pair(model)
     for each in wanted:
         options = choose(model, each, io=args.io, optimization=args.optimization, fp16=args.fp16)
+    limit_s, cache = args.time_limit, cache_of(args)
     if len(wanted) == 1:
-        card = compile_model(model, target=wanted[0], options=options, out=args.out, limit_s=args.time_limit)
+        card = compile_model(
+            model, target=wanted[0], options=options, out=args.out, limit_s=limit_s, cache=cache
+        )
         print(describe(args.out, card))
         return 0
-    cards = compile_for_all(model, targets=wanted, options=options, out=args.out, limit_s=args.time_limit)
+    cards = compile_for_all(
+        model, targets=wanted, options=options, out=args.out, limit_s=limit_s, cache=cache
+    )
     for name, card in cards.items():
         print(describe(args.out / name, card))
     return 0
@@ -47,7 +52,7 @@ def describe(out: Path, card: dict[str, Any]) -> str:
     text = (
         f"{out}: {card['npu_ops']} operators on the NPU, none on the CPU, {card['float_ops']} in float; "
         f"{card['size_mb']:.2f} MB for {card['target']}, {card['options']['io']} I/O, "
-        f"in {card['seconds']:.1f} s"
+        f"in {card['seconds']:.1f} s{' from the cache' if 'context' in card['from_cache'] else ''}"
     )
     found = card.get("estimates", {})
     for io, each in found.items():

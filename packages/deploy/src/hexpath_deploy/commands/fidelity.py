@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+TARGETS = "qcs9075,qcs8550,qcs8275"
+
 
 def add_parser(subparsers: Any) -> None:
     """Register the subcommand."""
@@ -22,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--models", type=Path, metavar="DIR", help="all files NETWORK-PRECISION.onnx of a folder"
     )
-    parser.add_argument("--targets", default="qcs9075,qcs8550", help="devices (default qcs9075,qcs8550)")
+    parser.add_argument("--targets", default=TARGETS, help=f"devices (default {TARGETS})")
     parser.add_argument("--out", type=Path, metavar="F", help="JSON to write")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where compiled costs are kept")
     parser.add_argument("--time-limit", type=float, default=1800.0, metavar="SECONDS", help="per compilation")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hexpath_deploy.commands.arguments import add_compiling, add_model
+from hexpath_deploy.commands.arguments import add_compiling, add_model, cache_of
 from hexpath_deploy.commands.board_arguments import add_board, add_hub, add_measuring, board_of, hub_of
 
 
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         limit_s=args.time_limit,
         board=board_of(args),
         hub=hub_of(args),
+        cache=cache_of(args),
     )
     record = profile(request, name=args.backend, out=args.out)
     if "by_io" in record:

@@ -12,19 +12,20 @@ from typing import Any
 
 import onnx
 
-from hexpath_deploy.errors import OptionError
+from hexpath_deploy.errors import CompileError, OptionError
+from hexpath_deploy.fidelity.measured import complete
 from hexpath_deploy.fidelity.published import Published, figures
 from hexpath_deploy.files import sha256_file
 from hexpath_deploy.hexagon import toolchain
-from hexpath_deploy.hexagon.cost import Compiler, Cost, accepted
-from hexpath_deploy.hexagon.options import FLOAT, QUANTIZED
+from hexpath_deploy.hexagon.cost import Compiler, Cost
+from hexpath_deploy.hexagon.options import FLOAT, OPTIMIZATIONS, QUANTIZED
 from hexpath_deploy.model import load_onnx
 from hexpath_deploy.progress import Progress
 from hexpath_deploy.targets import estimated_by, target
 
 SOURCE = (
     "Estimates of Qualcomm's compiler, batch 1, against the latencies that Qualcomm AI Hub Models publishes "
-    "for the same network; QCS8550 has no estimate of its own and is compared with IQ-9075's"
+    "for the same network; QCS8550 and QCS8275 have no estimate of their own and are compared with IQ-9075's"
 )
 CAVEAT = (
     "Published figures vary by about 10% from release to release and were made with other QAIRT versions and "
@@ -81,7 +82,7 @@ def compare(
 
     Raises:
         OptionError: nothing is published for one, or it is not at the precision that its name says.
-        CompileError: the compiler refused one; else as compiling.
+        CompileError: the compiler refused all of them; else as compiling.
     """
     began = time.monotonic()
     names = tuple(target(name).name for name in targets)
@@ -95,6 +96,11 @@ def compare(
         compiler = Compiler(target=target(names[0]), cache=cache, subject=each.path, limit_s=limit_s)
         rows += rows_of(each, published, compiler=compiler)
         progress(done, len(candidates))
+    if not any("estimate" in found for found in rows):
+        told = "; ".join(
+            f"{row['network']} at {row['precision']}: {row['refused'][0]['why']}" for row in rows
+        )
+        raise CompileError(f"nothing compiles, so that nothing is compared: {told}")
     return {
         "schema": 1,
         "source": SOURCE,
@@ -132,33 +138,49 @@ def rows_of(each: Candidate, published: Iterable[Published], *, compiler: Compil
 
 
 def row(each: Candidate, published: Sequence[Published], *, compiler: Compiler) -> dict[str, Any]:
-    """Estimate on one target and compare."""
-    found = estimate(each, compiler=replace(compiler, io=FLOAT))
+    """Estimate on one target and compare; what does not compile is `refused`, without an estimate."""
+    found, refused = estimate(each, compiler=replace(compiler, io=FLOAT))
     entry: dict[str, Any] = {
         "network": each.network,
         "precision": each.precision,
         "model_sha256": sha256_file(each.path),
-        "estimate": {"target": compiler.target.name, "io": FLOAT, **found.as_dict()},
     }
+    if refused:
+        entry["refused"] = refused
+    if found is None:
+        return entry | {"published": [figure.as_dict() for figure in published]}
+    entry["estimate"] = {"target": compiler.target.name, "io": FLOAT, **found.as_dict()}
     if each.precision != "fp16":
-        quantized = estimate(each, compiler=replace(compiler, io=QUANTIZED))
-        entry["quantized_io"] = quantized.as_dict()
-    entry["published"] = [
-        {**figure.as_dict(), "error": round(found.ms / figure.ms - 1, 4)} for figure in published
-    ]
-    return entry
+        quantized, _ = estimate(each, compiler=replace(compiler, io=QUANTIZED))
+        if quantized is not None:
+            entry["quantized_io"] = quantized.as_dict()
+    return entry | {
+        "published": [
+            {**figure.as_dict(), "error": round(found.ms / figure.ms - 1, 4)} for figure in published
+        ]
+    }
 
 
-def estimate(each: Candidate, *, compiler: Compiler) -> Cost:
-    """Return the estimate of one model."""
-    cost = compiler.cost(load_onnx(each.path), fp16=each.precision == "fp16")
-    return accepted(cost, what=f"{each.name} ({each.path})")
+def estimate(each: Candidate, *, compiler: Compiler) -> tuple[Cost | None, list[dict[str, Any]]]:
+    """Return the estimate of one model, or None, and what stood in the way.
+
+    Where the compiler crashes, it gets the model again with less optimization.
+    """
+    refused: list[dict[str, Any]] = []
+    for level in sorted(OPTIMIZATIONS, reverse=True):
+        cost = replace(compiler, optimization=level).cost(load_onnx(each.path), fp16=each.precision == "fp16")
+        if isinstance(cost, Cost):
+            return cost, refused
+        refused.append({"optimization": level, "why": cost.why})
+        if not cost.crashed:
+            break
+    return None, refused
 
 
 def by_precision(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return by precision what its errors say, over all devices and for each one."""
+    """Return by precision what the errors of complete rows say, over all devices and for each one."""
     errors: dict[str, dict[str, list[float]]] = {}
-    for entry in rows:
+    for entry in filter(complete, rows):
         found = errors.setdefault(entry["precision"], {})
         for figure in entry["published"]:
             found.setdefault(figure["target"], []).append(figure["error"])

@@ -15,3 +15,8 @@ def measured() -> Mapping[str, Any]:
     text = files("hexpath_deploy.fidelity").joinpath("measured.json").read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
+
+
+def complete(row: Mapping[str, Any]) -> bool:
+    """Say whether a row has an estimate that leaves no operator out: any other says nothing of the error."""
+    return "estimate" in row and not row["estimate"].get("missing_ops")

@@ -28,12 +28,29 @@ def as_text(found: Mapping[str, Any]) -> str:
         for precision, overall in found["by_precision"].items()
         for where, error in (("", overall), *overall["by_target"].items())
     ]
-    return "\n".join([*(line.rstrip() for line in table), "", *errors, f"made with {tools}"])
+    return "\n".join([*(line.rstrip() for line in table), "", *errors, *notes(found), f"made with {tools}"])
+
+
+def notes(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is not in the errors, and why."""
+    for row in found["rows"]:
+        name = f"{row['network']} at {row['precision']}"
+        if "estimate" not in row:
+            yield f"{name} is not compared, it does not compile: {row['refused'][-1]['why']}"
+        elif row["estimate"]["missing_ops"]:
+            yield f"{name} is not in the errors: its estimate leaves operators out, and is too low"
 
 
 def lines(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield the cells of one row for each published figure; the estimate stands in the first."""
-    estimate = row["estimate"]
+    estimate = row.get("estimate")
+    if estimate is None:
+        for figure in row["published"]:
+            yield (
+                *(row["network"], row["precision"], "does not compile"),
+                *(figure["device"], figure["runtime"], figure["release"], f"{figure['ms']:.2f}", ""),
+            )
+        return
     missing = f", {estimate['missing_ops']} operators missing" if estimate["missing_ops"] else ""
     text = f"{estimate['ms']:.2f} ({estimate['low_ms']:.2f}, {estimate['high_ms']:.2f}){missing}"
     first = (row["network"], row["precision"], text)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hexpath_deploy.gates.checks import STAGES, Figure
+from hexpath_deploy.gates.checks import STAGES
 from hexpath_deploy.gates.evidence import Evidence
+from hexpath_deploy.gates.figure import Figure
 from hexpath_deploy.gates.limits import Limit
 from hexpath_deploy.gates.matching import round_down, thresholds
 from hexpath_deploy.gates.operating import passing
@@ -133,6 +134,18 @@ def false_positives(figure: Figure, limit: Limit, evidence: Evidence) -> str:
     )
 
 
+def class_iou(figure: Figure, limit: Limit, evidence: Evidence) -> str:
+    """How much is missing, and whether it is the quantization's doing."""
+    assert figure.value is not None
+    text = f"{100 * (limit.of(figure.subject) - figure.value):.1f} points short"
+    if not evidence.fp32:
+        return f"{text}: give --fp32 to see whether the float model has it"
+    before = evidence.fp32_score.per_class[figure.subject]["iou"]
+    if before < limit.of(figure.subject):
+        return f"{text}, and so is FP32 ({100 * before:.1f}): train on more of this class"
+    return f"{text}, FP32 has {100 * before:.1f}: 16 bits for the layers that this class needs"
+
+
 def scenes(figure: Figure, limit: Limit, evidence: Evidence) -> str:
     """How many more, and whether the split has them."""
     assert figure.value is not None
@@ -155,7 +168,7 @@ def agreement(figure: Figure, limit: Limit, evidence: Evidence) -> str:
     return f"output '{worst['name']}' is {limit.value - figure.value:.1f} dB short{cause}"
 
 
-def map_loss(figure: Figure, limit: Limit, evidence: Evidence) -> str:
+def accuracy_loss(figure: Figure, limit: Limit, evidence: Evidence) -> str:
     """How many points, and which class loses most."""
     drops = figure.facts["drops"]
     worst = max(drops, key=lambda name: drops[name])
@@ -166,7 +179,7 @@ def map_loss(figure: Figure, limit: Limit, evidence: Evidence) -> str:
     )
 
 
-def class_map_loss(figure: Figure, limit: Limit, evidence: Evidence) -> str:
+def class_loss(figure: Figure, limit: Limit, evidence: Evidence) -> str:
     """How many points too many."""
     assert figure.value is not None
     return (
@@ -190,10 +203,16 @@ ADVICE: dict[str, Callable[[Figure, Limit, Evidence], str]] = {
     "precision": precision,
     "night_map50": night,
     "false_positives_per_image": false_positives,
+    "class_iou": class_iou,
+    "night_miou": night,
     "scenes": scenes,
     "cpu_operators": cpu_operators,
     "agreement_db": agreement,
-    "map_loss": map_loss,
-    "class_map_loss": class_map_loss,
+    "map_loss": accuracy_loss,
+    "class_map_loss": class_loss,
+    "mask_map_loss": accuracy_loss,
+    "class_mask_map_loss": class_loss,
+    "miou_loss": accuracy_loss,
+    "class_iou_loss": class_loss,
     "class_collapse": class_collapse,
 }

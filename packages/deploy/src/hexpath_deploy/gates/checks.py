@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from hexpath_deploy.coco import score
 from hexpath_deploy.errors import DatasetError
 from hexpath_deploy.gates.evidence import Evidence
+from hexpath_deploy.gates.figure import Figure, missing, not_on_artifact, source_of
 from hexpath_deploy.gates.limits import Limit
+from hexpath_deploy.gates.losses import class_collapse, class_loss, loss
 
 MIB_IN_MB = 1.048576
 EMULATED = "the profile is of the emulator on a PC, of no device"
 STAGES = ("preprocess", "inference", "postprocess")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One figure of a gate.
-
-    `subject`: the class it is of, or empty. `source`: file and key. `basis`: how the figure came about
-    (estimate, measured, emulator, ...). `facts`: what the advice is computed from. `holds` False: the figure
-    is a lower bound, so that it can fail but not pass.
-    """
-
-    value: float | None
-    source: str = ""
-    basis: str = ""
-    note: str = ""
-    subject: str = ""
-    holds: bool = True
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-def missing(option: str, *, subject: str = "") -> Figure:
-    """Return the figure of a gate whose file was not given."""
-    return Figure(value=None, subject=subject, note=f"no {option} was given")
 
 
 def latency(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
@@ -148,29 +126,6 @@ def vtcm_of(name: str) -> int | None:
     return target(name).vtcm_mib
 
 
-def not_on_artifact(evidence: Evidence) -> Figure | None:
-    """Return why nothing is known of the artifact's accuracy, or None."""
-    if not evidence.evaluation:
-        return missing("--eval")
-    if not evidence.on_artifact:
-        return Figure(
-            value=None,
-            note=f"{evidence.files.evaluation} was evaluated on {evidence.evaluation.get('evaluated_on')}, "
-            "not on the artifact",
-        )
-    if "coco" not in evidence.evaluation:
-        return Figure(value=None, note=f"task '{evidence.evaluation.get('task')}' has no detections to count")
-    return None
-
-
-def source_of(evidence: Evidence, key: str) -> dict[str, Any]:
-    """Return source and basis of a figure that is computed from the artifact's detections."""
-    return {
-        "source": f"{evidence.files.evaluation}: {key}",
-        "basis": f"{evidence.evaluation['evaluated_on']}, {len(evidence.image_ids)} images",
-    }
-
-
 def recall(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
     """Recall of each class at the threshold."""
     if (reason := not_on_artifact(evidence)) is not None:
@@ -204,37 +159,54 @@ def precision(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
         )
 
 
-def night(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
-    """The artifact's mAP50 on the night's images."""
+def night(metric: str, *, of_class: str) -> Callable[[Evidence, Limit], Iterator[Figure]]:
+    """Return the gate of the artifact's metric on the night's images."""
+
+    def figures(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+        if (reason := not_on_artifact(evidence)) is not None:
+            yield reason
+            return
+        times = tuple(limit.options.get("times", ["night"]))
+        least = int(limit.options.get("images", 10))
+        if not evidence.times:
+            yield Figure(value=None, note="no image says its time_of_day: name them in a --meta file")
+            return
+        chosen = [i for i in evidence.image_ids if evidence.times.get(i) in times]
+        if len(chosen) < least:
+            yield Figure(
+                value=None,
+                note=f"{len(chosen)} of {len(evidence.image_ids)} images are of {'/'.join(times)}, "
+                f"{least} needed",
+            )
+            return
+        try:
+            found = evidence.truth.score(evidence.results, image_ids=chosen)
+        except DatasetError as error:
+            yield Figure(value=None, note=str(error))
+            return
+        yield Figure(
+            value=found.metrics[metric],
+            note=f"{len(chosen)} images of {'/'.join(times)}",
+            source=source_of(evidence, "detections")["source"],
+            basis=f"{evidence.evaluation['evaluated_on']}, {len(chosen)} images",
+            facts={"per_class": {name: row[of_class] for name, row in found.per_class.items()}},
+        )
+
+    return figures
+
+
+def class_iou(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
+    """Intersection over union of each class that occurs in the masks."""
     if (reason := not_on_artifact(evidence)) is not None:
         yield reason
         return
-    times = tuple(limit.options.get("times", ["night"]))
-    least = int(limit.options.get("images", 10))
-    if not evidence.times:
-        yield Figure(value=None, note="no image says its time_of_day: name them in a --meta file")
-        return
-    chosen = [i for i in evidence.image_ids if evidence.times.get(i) in times]
-    if len(chosen) < least:
+    for name, row in evidence.evaluation["per_class"].items():
         yield Figure(
-            value=None,
-            note=f"{len(chosen)} of {len(evidence.image_ids)} images are of {'/'.join(times)}, "
-            f"{least} needed",
+            value=float(row["iou"]),
+            subject=name,
+            note="pixel recall and precision are at least as high",
+            **source_of(evidence, "per_class"),
         )
-        return
-    most = int(evidence.evaluation["settings"]["detections"])
-    try:
-        found = score(evidence.split, evidence.results, image_ids=chosen, detections=most)
-    except DatasetError as error:
-        yield Figure(value=None, note=str(error))
-        return
-    yield Figure(
-        value=found.metrics["map50"],
-        note=f"{len(chosen)} images of {'/'.join(times)}",
-        source=source_of(evidence, "detections")["source"],
-        basis=f"{evidence.evaluation['evaluated_on']}, {len(chosen)} images",
-        facts={"per_class": {name: row["map50"] for name, row in found.per_class.items()}},
-    )
 
 
 def false_positives(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
@@ -257,14 +229,13 @@ def scenes(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
     if (reason := not_on_artifact(evidence)) is not None:
         yield reason
         return
-    wanted = set(evidence.image_ids)
-    chosen = [image for image in evidence.split.images if int(image["id"]) in wanted]
-    sequences = {str(image["sequence"]) for image in chosen if image.get("sequence") is not None}
-    counted = len(sequences) if sequences else len(chosen)
+    known = len(evidence.truth.pictures)
+    sequences = {evidence.sequences[i] for i in evidence.image_ids if i in evidence.sequences}
+    counted = len(sequences) if sequences else len(evidence.image_ids)
     yield Figure(
         value=float(counted),
-        note=f"{'sequences' if sequences else 'images'}, of {len(evidence.split.images)} images in the split",
-        facts={"images": len(evidence.split.images)},
+        note=f"{'sequences' if sequences else 'images'}, of {known} images in the split",
+        facts={"images": known},
         **source_of(evidence, "image_ids"),
     )
 
@@ -321,65 +292,6 @@ def agreement(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
     )
 
 
-def losses(evidence: Evidence) -> Figure | None:
-    """Return why no loss against FP32 is known, or None."""
-    if (reason := not_on_artifact(evidence)) is not None:
-        return reason
-    return None if evidence.fp32 else missing("--fp32")
-
-
-def map_loss(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
-    """Points of mAP50-95 lost against FP32 on the same images."""
-    if (reason := losses(evidence)) is not None:
-        yield reason
-        return
-    before, after = evidence.fp32_score.metrics["map"], evidence.evaluation["metrics"]["map"]
-    drops = {name: 100 * (b - a) for name, b, a in classes(evidence, "map")}
-    yield Figure(
-        value=100 * (before - after),
-        note=f"{100 * before:.1f} to {100 * after:.1f}",
-        facts={"drops": drops},
-        **source_of(evidence, "metrics.map"),
-    )
-
-
-def classes(evidence: Evidence, metric: str) -> Iterator[tuple[str, float, float]]:
-    """Yield class, FP32's metric and the artifact's, for classes with boxes; a class not found has 0."""
-    after = evidence.evaluation["per_class"]
-    for name, row in evidence.fp32_score.per_class.items():
-        yield name, float(row[metric]), float(after.get(name, {}).get(metric, 0.0))
-
-
-def class_map_loss(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
-    """The same, of each class."""
-    if (reason := losses(evidence)) is not None:
-        yield reason
-        return
-    for name, before, after in classes(evidence, "map"):
-        yield Figure(
-            value=100 * (before - after),
-            subject=name,
-            note=f"{100 * before:.1f} to {100 * after:.1f}",
-            **source_of(evidence, "per_class"),
-        )
-
-
-def class_collapse(evidence: Evidence, limit: Limit) -> Iterator[Figure]:
-    """Share of its FP32 mAP50 that each class keeps."""
-    if (reason := losses(evidence)) is not None:
-        yield reason
-        return
-    for name, before, after in classes(evidence, "map50"):
-        yield Figure(
-            value=after / before if before else None,
-            subject=name,
-            note=f"mAP50 {100 * before:.1f} to {100 * after:.1f}"
-            if before
-            else "FP32 does not find it either",
-            **source_of(evidence, "per_class"),
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Gate:
     """A gate: what it is called, the unit of its figures, how they are found."""
@@ -395,14 +307,24 @@ GATES: dict[str, Gate] = {
     "memory_mb": Gate(title="memory", unit="MB", figures=memory),
     "recall": Gate(title="recall", unit="share", figures=recall),
     "precision": Gate(title="precision", unit="share", figures=precision),
-    "night_map50": Gate(title="night subset, mAP50", unit="share", figures=night),
+    "night_map50": Gate(title="night subset, mAP50", unit="share", figures=night("map50", of_class="map50")),
+    "class_iou": Gate(title="IoU", unit="share", figures=class_iou),
+    "night_miou": Gate(title="night subset, mIoU", unit="share", figures=night("miou", of_class="iou")),
     "false_positives_per_image": Gate(
         title="false positives an image", unit="count", figures=false_positives
     ),
     "scenes": Gate(title="scenes tested", unit="count", figures=scenes),
     "cpu_operators": Gate(title="operators off the NPU", unit="count", figures=cpu_operators),
     "agreement_db": Gate(title="artifact agreement above tolerance", unit="dB", figures=agreement),
-    "map_loss": Gate(title="mAP50-95 lost against FP32", unit="points", figures=map_loss),
-    "class_map_loss": Gate(title="mAP50-95 lost", unit="points", figures=class_map_loss),
-    "class_collapse": Gate(title="mAP50 kept", unit="share", figures=class_collapse),
+    "map_loss": Gate(title="mAP50-95 lost against FP32", unit="points", figures=loss("map", of_class="map")),
+    "class_map_loss": Gate(title="mAP50-95 lost", unit="points", figures=class_loss("map")),
+    "mask_map_loss": Gate(
+        title="mask mAP50-95 lost against FP32",
+        unit="points",
+        figures=loss("mask_map", of_class="mask_map"),
+    ),
+    "class_mask_map_loss": Gate(title="mask mAP50-95 lost", unit="points", figures=class_loss("mask_map")),
+    "miou_loss": Gate(title="mIoU lost against FP32", unit="points", figures=loss("miou", of_class="iou")),
+    "class_iou_loss": Gate(title="IoU lost", unit="points", figures=class_loss("iou")),
+    "class_collapse": Gate(title="share of FP32 kept", unit="share", figures=class_collapse),
 }

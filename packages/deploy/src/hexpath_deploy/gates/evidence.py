@@ -9,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hexpath_deploy.coco import Split, read_split, score
+from hexpath_deploy.coco import Annotated, Split
 from hexpath_deploy.errors import RecordError, StaleArtifactError
+from hexpath_deploy.evaluate import truth_of
 from hexpath_deploy.files import read_json
 from hexpath_deploy.gates.limits import PASSING, Limits
 from hexpath_deploy.gates.matching import Matches, best_f1, match_all
 from hexpath_deploy.gates.operating import best_passing
+from hexpath_deploy.scoring import Score, Truth
 
 ON_ARTIFACT = ("emulator", "device")
 
@@ -55,15 +57,32 @@ class Evidence:
         self.agree = read_optional(files.agree)
         check_one_model(self)
 
+    @property
+    def task(self) -> str:
+        """What the network does: of that depends which gates hold."""
+        return str(self.evaluation.get("task") or self.fp32.get("task") or "detect")
+
+    @property
+    def dataset(self) -> str:
+        """Under which name an evaluation of this task keeps its dataset."""
+        return "data" if self.task == "semantic" else "coco"
+
     @cached_property
     def on_artifact(self) -> bool:
         """Was the artifact itself evaluated, and not its ONNX file?"""
         return self.evaluation.get("evaluated_on") in ON_ARTIFACT
 
     @cached_property
-    def split(self) -> Split:
+    def truth(self) -> Truth:
         """The dataset of the evaluation."""
-        return read_split(beside(str(self.evaluation["coco"]), self.files.evaluation))
+        place = beside(str(self.evaluation[self.dataset]), self.files.evaluation)
+        return truth_of({"settings": {"detections": 300}} | self.evaluation | {self.dataset: str(place)})
+
+    @property
+    def split(self) -> Split:
+        """The same as COCO has it: of boxes."""
+        assert isinstance(self.truth, Annotated)
+        return self.truth.split
 
     @cached_property
     def image_ids(self) -> list[int]:
@@ -87,25 +106,34 @@ class Evidence:
         if not isinstance(wanted, str):
             return wanted
         if not self.on_artifact or "coco" not in self.evaluation:
-            return 0.25
+            return 0.25  # nothing is counted at it
         images = len(self.image_ids)
         able = best_passing(self.matches, limits=self.limits, images=images) if wanted == PASSING else None
         return best_f1(self.matches) if able is None else able
 
     @cached_property
-    def fp32_score(self) -> Any:
+    def fp32_score(self) -> Score:
         """FP32's metrics on exactly the artifact's images."""
-        results = read_results(self.fp32, self.files.fp32)
-        most = int(self.fp32["settings"]["detections"])
-        return score(self.split, results, image_ids=self.image_ids, detections=most)
+        return self.truth.score(read_results(self.fp32, self.files.fp32), image_ids=self.image_ids)
 
     @cached_property
     def times(self) -> dict[int, str]:
         """Time of day by image id, as far as it is known: of the meta file, else of the COCO file."""
-        images = {int(image["id"]): image for image in self.split.images}
-        told = read_meta(self.files.meta, split=self.split) if self.files.meta else {}
-        known = {i: str(image["time_of_day"]) for i, image in images.items() if image.get("time_of_day")}
-        return {i: told.get(i, known.get(i, "")) for i in self.image_ids if i in told or i in known}
+        told = self.facts("time_of_day")
+        if self.files.meta:
+            ids = {picture.file.name: picture.id for picture in self.truth.pictures}
+            told |= read_meta(self.files.meta, ids=ids)
+        return {i: told[i] for i in self.image_ids if i in told}
+
+    @cached_property
+    def sequences(self) -> dict[int, str]:
+        """The sequence of an image by its id, where the COCO file names them."""
+        return self.facts("sequence")
+
+    def facts(self, key: str) -> dict[int, str]:
+        """Return what the COCO file says of its images beside what COCO asks for."""
+        images = self.truth.split.images if isinstance(self.truth, Annotated) else ()
+        return {int(image["id"]): str(image[key]) for image in images if image.get(key) not in (None, "")}
 
 
 def read_optional(path: Path | None) -> dict[str, Any]:
@@ -137,13 +165,14 @@ def read_results(evaluation: Mapping[str, Any], path: Path | None) -> list[dict[
     return found
 
 
-def read_meta(path: Path, *, split: Split) -> dict[int, str]:
+def read_meta(path: Path, *, ids: Mapping[str, int]) -> dict[int, str]:
     """Read time of day by image id from JSON lines with `file_name` and `time_of_day`.
+
+    `ids` are the images' ids by file name.
 
     Raises:
         RecordError: no such file, or a line is no object with both.
     """
-    ids = {Path(str(image["file_name"])).name: int(image["id"]) for image in split.images}
     found: dict[int, str] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -184,6 +213,7 @@ def check_one_model(evidence: Evidence) -> None:
     data = {"evaluation": evidence.evaluation, "FP32 evaluation": evidence.fp32}
     hashes = {name: f.get("coco_sha256") or f.get("data_sha256") for name, f in data.items() if f}
     refuse_mix({name: str(value) for name, value in hashes.items() if value}, what="datasets")
+    refuse_mix({name: str(f["task"]) for name, f in data.items() if f.get("task")}, what="tasks")
 
 
 def refuse_mix(hashes: Mapping[str, str], *, what: str) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 from hexpath_deploy.errors import GateError, RecordError
 from hexpath_deploy.files import read_json, sha256_file, write_json
 from hexpath_deploy.gates.advice import ADVICE, unknown
-from hexpath_deploy.gates.checks import GATES, Figure
+from hexpath_deploy.gates.checks import GATES
 from hexpath_deploy.gates.evidence import Evidence, Files
-from hexpath_deploy.gates.limits import Limit, read_limits
+from hexpath_deploy.gates.figure import Figure
+from hexpath_deploy.gates.limits import Limit, Limits, read_limits
 from hexpath_deploy.hexagon import toolchain
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
@@ -29,14 +30,13 @@ def judge(files: Files, *, gates: Path | None, out: Path, threshold: str | None 
     began = time.monotonic()
     limits = read_limits(gates, threshold=threshold)
     evidence = Evidence(files, limits=limits)
-    rows = [row for name in GATES for row in rows_of(limits.gates[name], evidence)]
+    rows = [row for limit in limits.of_task(evidence.task) for row in rows_of(limit, evidence)]
     record: dict[str, Any] = {
         "schema": 1,
         "verdict": PASS if all(row["counts_as"] == PASS for row in rows) else FAIL,
+        "task": evidence.task,
         "counts": dict(Counter(str(row["verdict"]) for row in rows)),
-        "threshold": evidence.threshold,
-        "threshold_rule": limits.threshold if isinstance(limits.threshold, str) else "given",
-        "iou": limits.iou,
+        **operating_point(evidence, limits),
         "gates": rows,
         "limits": limits.path,
         "files": {
@@ -50,6 +50,14 @@ def judge(files: Files, *, gates: Path | None, out: Path, threshold: str | None 
     }
     write_json(out, record)
     return record
+
+
+def operating_point(evidence: Evidence, limits: Limits) -> dict[str, Any]:
+    """Return at which score and overlap detections were counted; a semantic network has none."""
+    if evidence.task == "semantic":
+        return {}
+    rule = limits.threshold if isinstance(limits.threshold, str) else "given"
+    return {"threshold": evidence.threshold, "threshold_rule": rule, "iou": limits.iou}
 
 
 def identity(evidence: Evidence) -> dict[str, str]:

@@ -22,17 +22,48 @@ SIDES = {
     "precision": "min",
     "night_map50": "min",
     "false_positives_per_image": "max",
+    "class_iou": "min",
+    "night_miou": "min",
     "scenes": "min",
     "cpu_operators": "max",
     "agreement_db": "min",
     "map_loss": "max",
     "class_map_loss": "max",
+    "mask_map_loss": "max",
+    "class_mask_map_loss": "max",
+    "miou_loss": "max",
+    "class_iou_loss": "max",
     "class_collapse": "min",
 }
-PER_CLASS = ("recall", "precision", "class_map_loss", "class_collapse")
+PER_CLASS = (
+    "recall",
+    "precision",
+    "class_iou",
+    "class_map_loss",
+    "class_mask_map_loss",
+    "class_iou_loss",
+    "class_collapse",
+)
+# Gates of some tasks only; all others hold for every task.
+BOXES, MASKS, PIXELS = ("detect", "segment"), ("segment",), ("semantic",)
+TASKS = {
+    "recall": BOXES,
+    "precision": BOXES,
+    "night_map50": BOXES,
+    "false_positives_per_image": BOXES,
+    "map_loss": BOXES,
+    "class_map_loss": BOXES,
+    "mask_map_loss": MASKS,
+    "class_mask_map_loss": MASKS,
+    "class_iou": PIXELS,
+    "night_miou": PIXELS,
+    "miou_loss": PIXELS,
+    "class_iou_loss": PIXELS,
+}
 OPTIONS: dict[str, dict[str, type]] = {
     "latency_ms": {"host_factor": float},
     "night_map50": {"times": list, "images": int},
+    "night_miou": {"times": list, "images": int},
 }
 COMMON = ("required", "reason")
 
@@ -67,12 +98,33 @@ class Limits:
     iou: float
     gates: Mapping[str, Limit]
 
+    def of_task(self, task: str) -> tuple[Limit, ...]:
+        """Return the limits of the gates that hold for a task; of an unknown task, those of a detector.
+
+        Raises:
+            GatesFileError: one of them is missing: none may be forgotten.
+        """
+        wanted = gates_of(task)
+        missing = [name for name in wanted if name not in self.gates]
+        if missing:
+            raise GatesFileError(
+                f"{self.path} has no [{missing[0]}]: give every gate of task '{task}' a limit; one that "
+                "cannot have a figure here is waived by required = false and a reason"
+            )
+        return tuple(self.gates[name] for name in wanted)
+
+
+def gates_of(task: str) -> tuple[str, ...]:
+    """Return the names of the gates that hold for a task."""
+    known = task if task in {*BOXES, *PIXELS} else "detect"
+    return tuple(name for name in SIDES if known in TASKS.get(name, (known,)))
+
 
 def read_limits(path: Path | None, *, threshold: str | None = None) -> Limits:
     """Read gates.toml; without a path the one of this package. `threshold` takes the place of the file's.
 
     Raises:
-        GatesFileError: no such file, no TOML, a gate is missing or unknown, or a value is of the wrong type.
+        GatesFileError: no such file, no TOML, a gate is unknown, or a value is of the wrong type.
     """
     where = str(path) if path is not None else "the package's gates.toml"
     try:
@@ -85,19 +137,13 @@ def read_limits(path: Path | None, *, threshold: str | None = None) -> Limits:
     general = data.pop("general", {})
     check_keys(general, ("threshold", "iou"), where=f"{where}, [general]")
     check_keys(data, SIDES, where=where)
-    missing = [name for name in SIDES if name not in data]
-    if missing:
-        raise GatesFileError(
-            f"{where} has no [{missing[0]}]: give every gate a limit; one that cannot have a figure here is "
-            "waived by required = false and a reason"
-        )
     return Limits(
         path=where,
         threshold=threshold_of(
             general.get("threshold", 0.25) if threshold is None else number_or_name(threshold), where=where
         ),
         iou=share(general.get("iou", 0.5), where=f"{where}, [general] iou"),
-        gates={name: read_gate(name, data[name], where=f"{where}, [{name}]") for name in SIDES},
+        gates={name: read_gate(name, data[name], where=f"{where}, [{name}]") for name in data},
     )
 
 

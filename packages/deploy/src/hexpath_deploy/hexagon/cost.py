@@ -50,9 +50,10 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """The compiler did not take it; `why` in its words."""
+    """The compiler did not take it, or crashed on it; `why` in its words."""
 
     why: str
+    crashed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,9 @@ class Compiler:
         if not entry.exists():
             write_json(entry, self.compile(data, options=options))
         found = read_json(entry)
-        return Refusal(why=found["refused"]) if "refused" in found else Cost(**found)
+        if "refused" in found:
+            return Refusal(why=found["refused"], crashed=bool(found.get("crashed")))
+        return Cost(**found)
 
     def compile(self, data: bytes, *, options: Mapping[str, str]) -> dict[str, Any]:
         """Compile a graph in a subprocess; returns its cost, or why the compiler refused it."""
@@ -94,7 +97,8 @@ class Compiler:
             try:
                 run_job(job, limit_s=self.limit_s)
             except REFUSALS as error:
-                return {"refused": " ".join(str(error).split())}
+                told = {"refused": " ".join(str(error).split())}
+                return told | ({"crashed": True} if isinstance(error, ToolchainCrashError) else {})
             found = read_estimate(folder / "profile.csv")
             size = sum(path.stat().st_size for path in folder.glob("*.bin"))
         return Cost(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -15,6 +15,7 @@ import onnx
 from hexpath_deploy.errors import CompileError, EstimateError, UnsupportedOperatorError
 from hexpath_deploy.files import atomic_folder, sha256_file, write_json
 from hexpath_deploy.hexagon import toolchain
+from hexpath_deploy.hexagon.cache import JobCache, Kept, key_of, timed
 from hexpath_deploy.hexagon.census import float_islands, read_census
 from hexpath_deploy.hexagon.estimate import Estimate, read_estimate
 from hexpath_deploy.hexagon.job import Job, run_job
@@ -38,37 +39,61 @@ COMPARE_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Workbench:
-    """A scratch folder with the prepared model, and what stays the same over its jobs."""
+    """A scratch folder with the prepared model, and what stays the same over its jobs.
+
+    `done` says of each job what it took, and whether it came out of the cache.
+    """
 
     model: Model
     target: Target
     options: Options
     scratch: Path
     limit_s: float
+    cache: JobCache | None
+    done: dict[str, Kept] = field(default_factory=dict)
 
     def run(self, job: str) -> Path:
         """Run one job of the worker on the prepared model in a folder of its own; returns that folder."""
         folder = self.scratch / job
         folder.mkdir()
+        request = {"job": job, "options": provider_options(self.options, soc_model=self.target.soc_model)}
+
+        def make() -> None:
+            self.start(request, folder=folder)
+
+        if self.cache is None or job == EXPLAIN:
+            self.done[job] = timed(make)
+        else:
+            key = key_of(self.scratch, request=request)
+            inputs = [path.name for path in self.scratch.iterdir() if path.is_file()]
+            self.done[job] = self.cache.get_or_make(key, folder, make=make, inputs=inputs)
+        return folder
+
+    def start(self, request: Mapping[str, Any], *, folder: Path) -> None:
+        """Let the worker do a job in `folder`."""
         for path in self.scratch.iterdir():
             if path.is_file():
                 (folder / path.name).hardlink_to(path)
-        request = {"job": job, "options": provider_options(self.options, soc_model=self.target.soc_model)}
         try:
             run_job(Job(request=request, scratch=folder, subject=self.model.path), limit_s=self.limit_s)
         except UnsupportedOperatorError:
-            if job != EXPLAIN:
+            if request["job"] != EXPLAIN:
                 self.run(EXPLAIN)  # raises the same with reasons
             raise
-        return folder
 
 
 def compile_model(
-    model: Model, *, target: Target, options: Options, out: Path, limit_s: float = LIMIT_S
+    model: Model,
+    *,
+    target: Target,
+    options: Options,
+    out: Path,
+    limit_s: float = LIMIT_S,
+    cache: JobCache | None = None,
 ) -> dict[str, Any]:
     """Compile a model to a context binary and a DLC in the folder `out`; returns the card, compile.json.
 
-    Every operator is on the NPU afterwards: there is no fallback.
+    Every operator is on the NPU afterwards: there is no fallback. With a `cache` nothing is compiled twice.
 
     Raises:
         ToolchainMissingError, UnsupportedOperatorError, CompileError, ToolchainCrashError,
@@ -76,11 +101,17 @@ def compile_model(
     """
     toolchain.require()
     with atomic_folder(out) as folder:
-        return build(model, target=target, options=options, folder=folder, limit_s=limit_s)
+        return build(model, target=target, options=options, folder=folder, limit_s=limit_s, cache=cache)
 
 
 def compile_for_all(
-    model: Model, *, targets: Sequence[Target], options: Options, out: Path, limit_s: float = LIMIT_S
+    model: Model,
+    *,
+    targets: Sequence[Target],
+    options: Options,
+    out: Path,
+    limit_s: float = LIMIT_S,
+    cache: JobCache | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Compile a model for several targets, each in a folder of its name in `out`; returns the cards by name.
 
@@ -97,7 +128,13 @@ def compile_for_all(
             place.mkdir()
             shared = folder / DLC if cards else None
             cards[target.name] = build(
-                model, target=target, options=options, folder=place, limit_s=limit_s, dlc=shared
+                model,
+                target=target,
+                options=options,
+                folder=place,
+                limit_s=limit_s,
+                cache=cache,
+                dlc=shared,
             )
             if shared is None:
                 (place / DLC).replace(folder / DLC)
@@ -113,13 +150,21 @@ def build(
     options: Options,
     folder: Path,
     limit_s: float,
+    cache: JobCache | None,
     dlc: Path | None = None,
 ) -> dict[str, Any]:
     """Compile into `folder`; a `dlc` that is there already is not written again. Returns the card."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hexpath-") as scratch:
         boundary = prepare(model, options=options, path=Path(scratch) / "model.onnx")
-        bench = Workbench(model=model, target=target, options=options, scratch=Path(scratch), limit_s=limit_s)
+        bench = Workbench(
+            model=model,
+            target=target,
+            options=options,
+            scratch=Path(scratch),
+            limit_s=limit_s,
+            cache=cache,
+        )
         made = bench.run("context")
         keep_context(made, model=model, boundary=boundary, folder=folder)
         if dlc is None:
@@ -129,12 +174,12 @@ def build(
         warn_narrowed(found, path=model.path)
         seconds = time.monotonic() - began
         card = card_of(bench, ops=ops, boundary=boundary, folder=folder, dlc=dlc, seconds=seconds)
-        card |= {"narrowed": found, **estimates_of(bench, made=made, seconds=seconds)}
+        card |= {"narrowed": found, **estimates_of(bench, made=made)}
         write_json(folder / CARD, card)
     return card
 
 
-def estimates_of(bench: Workbench, *, made: Path, seconds: float) -> dict[str, Any]:
+def estimates_of(bench: Workbench, *, made: Path) -> dict[str, Any]:
     """Return the compiler's estimates by kind of I/O, where it gives any for this SoC model.
 
     That of what was compiled is a by-product. A quantized border is held against a float one, unless
@@ -145,9 +190,14 @@ def estimates_of(bench: Workbench, *, made: Path, seconds: float) -> dict[str, A
         found = {options.io: read_estimate(made / "profile.csv")}
     except (EstimateError, FileNotFoundError):
         return {}
-    if options.io == QUANTIZED and seconds < COMPARE_S:
-        other = replace(options, io=FLOAT)
-        found[FLOAT] = estimate_model(bench.model, target=bench.target, options=other, limit_s=bench.limit_s)
+    if options.io == QUANTIZED and bench.done["context"].seconds < COMPARE_S:
+        found[FLOAT] = estimate_model(
+            bench.model,
+            target=bench.target,
+            options=replace(options, io=FLOAT),
+            limit_s=bench.limit_s,
+            cache=bench.cache,
+        )
     return {"estimates": {io: brief(each) for io, each in found.items()}}
 
 
@@ -232,11 +282,20 @@ def card_of(
         "size_mb": (folder / BINARY).stat().st_size / 1e6,
         "dlc_mb": dlc.stat().st_size / 1e6,
         "seconds": round(seconds, 3),
+        "from_cache": sorted(job for job, kept in bench.done.items() if kept.cached),
+        "compiler_seconds": round(sum(kept.seconds for kept in bench.done.values()), 3),
         "tools": toolchain.versions(),
     }
 
 
-def estimate_model(model: Model, *, target: Target, options: Options, limit_s: float = LIMIT_S) -> Estimate:
+def estimate_model(
+    model: Model,
+    *,
+    target: Target,
+    options: Options,
+    limit_s: float = LIMIT_S,
+    cache: JobCache | None = None,
+) -> Estimate:
     """Return Qualcomm's latency estimate of one inference on `target`, which must have one.
 
     Raises:
@@ -245,15 +304,27 @@ def estimate_model(model: Model, *, target: Target, options: Options, limit_s: f
     toolchain.require()
     with tempfile.TemporaryDirectory(prefix="hexpath-") as scratch:
         prepare(model, options=options, path=Path(scratch) / "model.onnx")
-        bench = Workbench(model=model, target=target, options=options, scratch=Path(scratch), limit_s=limit_s)
+        bench = Workbench(
+            model=model,
+            target=target,
+            options=options,
+            scratch=Path(scratch),
+            limit_s=limit_s,
+            cache=cache,
+        )
         return read_estimate(bench.run("estimate") / "profile.csv")
 
 
 def estimates_by_io(
-    model: Model, *, target: Target, options: Mapping[str, Options], limit_s: float = LIMIT_S
+    model: Model,
+    *,
+    target: Target,
+    options: Mapping[str, Options],
+    limit_s: float = LIMIT_S,
+    cache: JobCache | None = None,
 ) -> dict[str, Estimate]:
     """Return an estimate for each named set of options."""
     return {
-        name: estimate_model(model, target=target, options=each, limit_s=limit_s)
+        name: estimate_model(model, target=target, options=each, limit_s=limit_s, cache=cache)
         for name, each in options.items()
     }

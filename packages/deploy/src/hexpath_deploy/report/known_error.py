@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hexpath_deploy.fidelity.measured import measured
+from hexpath_deploy.fidelity.measured import complete, measured
 from hexpath_deploy.report.labels import MINUS
 
 
@@ -33,8 +33,12 @@ class KnownError:
 
 
 def table() -> Mapping[str, Any]:
-    """The known cases: source, caveat, tools, rows of an estimate and the published figures beside it."""
-    return measured()
+    """The known cases: source, caveat, tools, rows of an estimate and the published figures beside it.
+
+    Rows without an estimate, or with one that leaves operators out, say nothing of the error: left out.
+    """
+    found = measured()
+    return {**found, "rows": [row for row in found["rows"] if complete(row)]}
 
 
 def deviations(row: Mapping[str, Any]) -> list[float]:
