@@ -107,15 +107,14 @@ def main() -> int:
         ("ours, ranges learned", "learned", True),
         ("ours, ranges frozen", "frozen", True),
     ):
-        example = calibration[:1]
+        example = calibration[:1].to(args.device)
         sim = find_method("minmax").quantize(
-            prepare(build(), example=example),
+            prepare(build().to(args.device), example=example),
             example=example,
             plan=parse_plan(args.plan),
             batches=lambda: iter([calibration]),
             input_range=(0.0, 1.0),
         )
-        sim.model.to(args.device)
         set_trainable(sim, ranges=ranges)
         model = LeanTwin(sim, dtype=torch.bfloat16) if lean else sim.model
         parameters = [p for p in sim.model.parameters() if p.requires_grad]

@@ -6,8 +6,9 @@ import json
 
 import pytest
 import torch
-from net import SmallTask, images
+from net import SmallTask, images, trained_net
 
+from hexpath_quant import quantize
 from hexpath_quant.lean import LeanTwin
 from hexpath_quant.plans import parse_plan
 from hexpath_quant.qat import qat
@@ -77,3 +78,11 @@ def test_qat_trains_and_exports(tmp_path, precision, ranges):
     assert card["best_epoch"] >= 1
     assert metrics["map"] > 0
     assert (tmp_path / "out" / "model.onnx").is_file()
+
+
+def test_a_model_on_the_gpu_and_images_from_the_cpu(tmp_path):
+    batches = [images(8, seed=index) for index in range(2)]
+    on_gpu = quantize(trained_net().cuda(), calibration=batches, plan="w8a8", out=tmp_path / "gpu")
+    on_cpu = quantize(trained_net(), calibration=batches, plan="w8a8", out=tmp_path / "cpu")
+    assert min(on_gpu.values()) > 20
+    assert on_gpu.keys() == on_cpu.keys()

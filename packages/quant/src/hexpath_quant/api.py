@@ -12,7 +12,7 @@ from hexpath_quant.export import export
 from hexpath_quant.methods import find_method
 from hexpath_quant.mixed import apply_plan
 from hexpath_quant.plans import AnyPlan, MixedPlan, parse_plan
-from hexpath_quant.prepare import as_tuple, prepare
+from hexpath_quant.prepare import as_tuple, device_of, prepare
 from hexpath_quant.regions import regions_of
 
 
@@ -49,7 +49,7 @@ def quantize(
     chosen, precision = find_method(method), parse_plan(plan) if isinstance(plan, str) else plan
     if not calibration:
         raise CalibrationError("the calibration set is empty; give at least one batch")
-    example = calibration[0][:1]
+    example = calibration[0][:1].to(device_of(model))
 
     def batches() -> Iterator[Tensor]:
         return iter(calibration)
@@ -64,11 +64,12 @@ def quantize(
         regions = regions_of(prepared, output_names=names)
     base = precision.base if isinstance(precision, MixedPlan) else precision
     sim = chosen.quantize(prepared, example=example, plan=base, batches=batches, input_range=input_range)
+    sim.model.cpu()
     return export(
         sim,
         out=Path(out),
-        example=example,
-        samples=calibration[0][:4],
+        example=example.cpu(),
+        samples=calibration[0][:4].cpu(),
         input_names=[input_name],
         output_names=names,
         regions=regions,

@@ -69,6 +69,11 @@ def check_weights(model: nn.Module) -> None:
             raise WeightsError(f"{name} holds {bad} NaN or infinite of {tensor.numel()} values; train again")
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the model's parameters lie; the CPU when it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 def check_equal(*, original: nn.Module, prepared: nn.Module, example: Tensor) -> float:
     """Return the largest relative difference (norm of the difference over norm) of the outputs.
 

@@ -18,7 +18,7 @@ from hexpath_quant.lean import LeanTwin
 from hexpath_quant.methods import find_method
 from hexpath_quant.mixed import apply_plan
 from hexpath_quant.plans import AnyPlan, MixedPlan
-from hexpath_quant.prepare import prepare
+from hexpath_quant.prepare import device_of, prepare
 from hexpath_quant.progress import say
 from hexpath_quant.regions import Regions, regions_of
 from hexpath_quant.sim import forward_of
@@ -77,8 +77,9 @@ def simulate(
         raise CalibrationError(f"--calibration {calibration} is no number of images; give at least 1")
     chosen = find_method(method)
     say(f"preparing the model of task {task.name}")
-    example = task.example
-    prepared = prepare(task.float_model(), example=example)
+    model = task.float_model()
+    example = task.example.to(device_of(model))
+    prepared = prepare(model, example=example)
     if isinstance(plan, MixedPlan):
         regions = plan_regions(prepared, task=task, plan=plan, overrides=overrides)
         apply_plan(prepared, plan=plan, regions=regions)

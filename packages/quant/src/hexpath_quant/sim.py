@@ -21,6 +21,7 @@ from hexpath_quant.errors import CalibrationError, TraceError, WeightsError
 from hexpath_quant.mixed import is_mixed, set_precisions
 from hexpath_quant.ops import MOVES_DATA
 from hexpath_quant.plans import Plan
+from hexpath_quant.prepare import device_of
 from hexpath_quant.qdq import ACTIVATIONS
 
 HEXAGON_CONFIG = "htp_quantsim_config_v73.json"  # v73 to v85 differ only in name
@@ -109,7 +110,7 @@ def calibrate(sim: QuantizationSimModel, *, batches: Iterable[Tensor]) -> int:
                 raise WeightsError(
                     f"calibration images {count} to {count + len(images)} hold NaN or infinity"
                 )
-            model(images.to(next(model.parameters()).device))
+            model(images.to(device_of(model)))
             count += len(images)
         if not count:
             raise CalibrationError("the calibration set is empty; give at least one image")

@@ -27,7 +27,7 @@ class Task(Protocol):
         input_names: of the exported graph; one image input.
         output_names: of the exported graph, in the order of ``forward``'s outputs.
         metadata: written into the exported ONNX as ``metadata_props``.
-        example: float32 (1, 3, H, W) in [0, 1]; fixes the exported shapes.
+        example: float32 (1, 3, H, W) in [0, 1], on any device; fixes the exported shapes.
     """
 
     name: str
