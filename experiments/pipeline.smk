@@ -1,6 +1,6 @@
 # The rules that experiments share. A Snakefile includes this file and asks for what it wants:
 #
-#   dataset/                data.yaml with absolute paths, card.json, coco/<split>.json
+#   dataset/                data.yaml with absolute paths, card.json, coco/<split>.json of boxes
 #   train/                  model.safetensors, history.csv, metrics.json
 #   export/<head>/          float ONNX with recorded input and output
 #   quant/<plan id>/        QDQ ONNX, AIMET encodings, recorded input and output
@@ -20,6 +20,8 @@ include: "common.smk"
 
 
 MODELS = matrix.models(config)  # prefix -> the config of that model
+SEMANTIC = config.get("task") == "semantic"  # a class a pixel: id masks in place of boxes, one head
+TRUTH = "--data dataset/data.yaml" if SEMANTIC else "--coco dataset/coco/val.json"
 
 
 def folder_of(wildcards):
@@ -84,9 +86,23 @@ else:
             stage("generate") + "hexpath-data generate {output:q} {params.options}"
 
 
+if SEMANTIC and not config["dataset"]:
+    DATA = "terrain/data.yaml"
+
+    rule terrain:
+        input:
+            "data",
+        output:
+            directory("terrain"),
+        params:
+            source=source("generate"),
+        shell:
+            stage("generate/terrain") + "hexpath-data terrain generated={input:q} --out {output:q}"
+
+
 rule card:
     input:
-        "data" if DATA == "data/data.yaml" else [],
+        [] if config["dataset"] else str(Path(DATA).parent),
     output:
         directory("dataset"),
     params:
@@ -180,11 +196,12 @@ rule export:
         branch="|-one-to-many",
     params:
         branch=lambda wildcards: f"--branch {wildcards.branch[1:]}" if wildcards.branch else "",
+        head=lambda wildcards: "" if SEMANTIC else f"--head {wildcards.head}",
         source=source("export"),
     shell:
         stage("export/{wildcards.m}{wildcards.head}{wildcards.branch}")
-        + "hexpath-models export {input:q}/model.safetensors --data dataset/data.yaml --head {wildcards.head}"
-        " --out {output:q} {params.branch}"
+        + "hexpath-models export {input:q}/model.safetensors --data dataset/data.yaml --out {output:q}"
+        " {params.head} {params.branch}"
 
 
 rule ptq:
@@ -306,7 +323,7 @@ rule evaluate_ort:
         source=source("ort"),
     shell:
         stage("ort/{wildcards.m}{wildcards.id}")
-        + "hexpath-deploy evaluate {input.model:q}/model.onnx --coco dataset/coco/val.json --out {output:q}"
+        + f"hexpath-deploy evaluate {{input.model:q}}/model.onnx {TRUTH}" " --out {output:q}"
         " --backend ort"
 
 
@@ -323,7 +340,7 @@ rule evaluate_emulator:
     threads: workflow.cores
     shell:
         stage("emulator/{wildcards.m}{wildcards.id}")
-        + "hexpath-deploy evaluate {input.model:q}/model.onnx --coco dataset/coco/val.json --out {output:q}"
+        + f"hexpath-deploy evaluate {{input.model:q}}/model.onnx {TRUTH}" " --out {output:q}"
         " --backend emulator --compiled {input.compiled:q} --workers {threads} {params.options}"
 
 

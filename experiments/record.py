@@ -85,7 +85,13 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
         "curves": [curve for prefix in models for curve in curves(plans, prefix=prefix)],
         "samples": samples(plans, prefix=next(iter(models))),
         **({"gates": "gates.json"} if Path("gates.json").is_file() else {}),
-        **present("sensitivity", [f"{m}sensitivity/{name}.json" for m in models for name in plans]),
+        **present(
+            "sensitivity",
+            [
+                "planning/sensitivity.json",
+                *(f"{m}sensitivity/{name}.json" for m in models for name in plans),
+            ],
+        ),
         **present("audits", [f"{m}audit/{head}.json" for m in models for head in heads]),
     }
 
@@ -132,13 +138,16 @@ def prediction(plan: str) -> dict[str, Any]:
     made = Path(plan).with_name("front.json")
     if not plan.endswith(".yaml") or not made.is_file():
         return {}
-    known = {point["plan"]: point for point in json.loads(made.read_text())["points"]}
+    front = json.loads(made.read_text())
+    known = {point["plan"]: point for point in front["points"]}
     point = known.get(Path(plan).stem)
     if point is None:
         return {}
     return {
         "predicted_ms": point["ms"],
         "predicted_drop": point["drop"],
+        "predicted_error": point["error"],
+        "least_step": front["least_step"],
         "regions": {region: p for region, p in point["regions"].items() if p != "w8a8"},
     }
 
@@ -146,21 +155,25 @@ def prediction(plan: str) -> dict[str, Any]:
 def curves(plans: Mapping[str, Mapping[str, str]], *, prefix: str) -> list[dict[str, Any]]:
     """Training in FP32, and each QAT."""
     told = f"{Path(prefix).name} " if prefix else ""
-    found = [
-        {"name": told + name, "path": f"{prefix}{folder}/history.csv", "x": "epoch", "y": ["map50", "map"]}
-        for name, folder in (("FP32 training", "train"), ("FP32 control", "control"))
+    found = [("FP32 training", f"{prefix}train"), ("FP32 control", f"{prefix}control")]
+    found += [
+        (f"QAT {name}", f"{prefix}quant/{name}")
+        for name, plan in plans.items()
+        if plan["method"].startswith("qat")
     ]
-    for name, plan in plans.items():
-        if plan["method"].startswith("qat"):
-            found.append(
-                {
-                    "name": f"{told}QAT {name}",
-                    "path": f"{prefix}quant/{name}/history.csv",
-                    "x": "epoch",
-                    "y": ["map50", "map"],
-                }
-            )
-    return [curve for curve in found if Path(str(curve["path"])).is_file()]
+    return [
+        {"name": told + name, "path": f"{folder}/history.csv", "x": "epoch", "y": metrics}
+        for name, folder in found
+        if (metrics := scored(Path(folder, "history.csv")))
+    ]
+
+
+def scored(history: Path) -> list[str]:
+    """The metrics that a training's history holds; none when there was no training."""
+    if not history.is_file():
+        return []
+    columns = history.read_text().split("\n", 1)[0].split(",")
+    return [name for name in ("map50", "map", "miou") if name in columns]
 
 
 def samples(plans: Mapping[str, Mapping[str, str]], *, prefix: str) -> list[dict[str, Any]]:

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
 OTHERS = {
+    "w8a8": "8 bit everywhere",
     "w8a16": "16 bit everywhere",
     "flat": "the flat 10% flip",
     "amp": "AIMET's automatic mixed precision",
 }
 SAME_POINTS = 0.05  # differences below it are no difference
+SAME_TIME = 1.005  # two compiles of one plan differ by less
 
 
 def answer(results: Mapping[str, Any]) -> dict[str, Any]:
     """The sentences, most important first; a plan that was not run is not spoken of."""
     rows = {row["id"]: row for row in results["results"] if row.get("evaluated_on") == "ort"}
-    front = [row for name, row in rows.items() if name.startswith("front-")]
+    front = front_of(rows)
     sentences = [
         best(rows, front),
-        dominance(rows, front),
+        dominance(rows, front, noise=noise_of(front)),
         latency_error(front),
         loss_error(rows, front),
+        effort(),
         qat(rows),
     ]
     found: dict[str, Any] = {"answer": [s for s in sentences if s]}
     return found | ({"against": "w8a16"} if "w8a16" in rows else {})
+
+
+def front_of(rows: Mapping[str, Row]) -> list[Row]:
+    """The points of the front, each plan once: a short front repeats its last point."""
+    found: dict[str, Row] = {}
+    for name, row in rows.items():
+        if name.startswith("front-"):
+            plan = json.dumps(row.get("params", {}).get("regions", name), sort_keys=True)
+            found.setdefault(plan, row)
+    return list(found.values())
+
+
+def noise_of(front: list[Row]) -> float:
+    """Points of the metric that two measured losses must differ by to be called different."""
+    steps = [100 * row["params"]["least_step"] for row in front if "least_step" in row.get("params", {})]
+    return max(steps, default=SAME_POINTS)
 
 
 def points(row: Row) -> float:
@@ -39,34 +60,40 @@ def ms(row: Row) -> float:
 
 def best(rows: Mapping[str, Row], front: list[Row]) -> str:
     """The fastest point of the front within half a point of the most accurate one."""
-    if not front or not {"fp32", "w8a8"} <= rows.keys():
+    if not front or "fp32" not in rows:
         return ""
     top = max(points(row) for row in front)
     chosen = min((row for row in front if points(row) >= top - 0.5), key=ms)
-    base = rows["w8a8"]
-    text = (
-        f"{chosen['id']} scores {points(chosen):.1f} mAP50-95 of FP32's {points(rows['fp32']):.1f} "
-        f"at an estimated {ms(chosen):.2f} ms, where w8a8 scores {points(base):.1f} at {ms(base):.2f} ms"
-    )
+    regions = chosen.get("params", {}).get("regions", {})
+    what = ", ".join(f"{region} {precision}" for region, precision in regions.items())
     told = [
         f"{words} {points(rows[i]):.1f} at {ms(rows[i]):.2f} ms" for i, words in OTHERS.items() if i in rows
     ]
-    return text + (f"; {', '.join(told)}" if told else "") + "."
+    return (
+        f"{chosen['id']} ({what or 'w8a8 everywhere'}) scores {points(chosen):.1f} mAP50-95 of FP32's "
+        f"{points(rows['fp32']):.1f} at an estimated {ms(chosen):.2f} ms"
+        + (f"; {', '.join(told)}" if told else "")
+        + "."
+    )
 
 
-def dominance(rows: Mapping[str, Row], front: list[Row]) -> str:
-    """Whether another plan is at least as fast and more accurate than a point of the front."""
+def dominance(rows: Mapping[str, Row], front: list[Row], *, noise: float) -> str:
+    """At the latency of each other plan: is the front, as far as it is as fast, as accurate?"""
     others = [rows[i] for i in OTHERS if i in rows]
     if not front or not others:
         return ""
-    beaten = [
-        f"{row['id']} by {other['id']}"
-        for row in front
-        for other in others
-        if ms(other) <= ms(row) and points(other) > points(row) + SAME_POINTS
-    ]
-    names = ", ".join(row["id"] for row in others)
-    return f"Dominated: {'; '.join(beaten)}." if beaten else f"No point of the front is dominated by {names}."
+    better, close = [], []
+    for other in others:
+        as_fast = [points(row) for row in front if ms(row) <= SAME_TIME * ms(other)]
+        ahead = points(other) - max(as_fast, default=0.0)
+        if ahead > SAME_POINTS:
+            told = f"{other['id']} is {ahead:.2f} points better than any point of the front that is as fast"
+            (better if ahead > noise else close).append(told)
+    text = f"Dominated: {'; '.join(better)}." if better else ""
+    if close:
+        text += f" Within noise ({noise:.2f} points): {'; '.join(close)}."
+    names = ", ".join(other["id"] for other in others)
+    return text.strip() or f"At no latency is the front dominated by {names}."
 
 
 def latency_error(front: list[Row]) -> str:
@@ -86,20 +113,41 @@ def latency_error(front: list[Row]) -> str:
 
 
 def loss_error(rows: Mapping[str, Row], front: list[Row]) -> str:
-    """Predicted loss against that of the artifact."""
-    if "fp32" not in rows:
+    """Predicted loss, with the error stated for it, against that of the artifact."""
+    told = [row for row in front if "predicted_drop" in row.get("params", {})]
+    if "fp32" not in rows or not told:
         return ""
-    errors = [
-        abs(100 * row["params"]["predicted_drop"] - (points(rows["fp32"]) - points(row)))
-        for row in front
-        if "predicted_drop" in row.get("params", {})
+    found = [
+        (
+            100 * row["params"]["predicted_drop"],
+            100 * row["params"].get("predicted_error", 0.0),
+            points(rows["fp32"]) - points(row),
+        )
+        for row in told
     ]
-    if not errors:
+    listed = ", ".join(
+        f"{row['id']} {expected:.2f} +- {error:.2f}, true {true:.2f}"
+        for row, (expected, error, true) in zip(told, found, strict=True)
+    )
+    held = sum(abs(expected - true) <= 2 * error for expected, error, true in found)
+    return f"Predicted loss in points: {listed}; {held} of {len(found)} within two standard errors."
+
+
+def effort() -> str:
+    """How often the planner and AIMET asked for the task's metric, and how long that took."""
+    ours, theirs = read("planning/plans/front.json"), read("planning/amp/amp.json")
+    if "scores" not in ours or "seconds" not in theirs:
         return ""
     return (
-        f"The predicted loss differs from the artifact's by {sum(errors) / len(errors):.2f} points "
-        f"in the mean, {max(errors):.2f} at most."
+        f"Search: ours asked for the metric {ours['scores']} times in {ours['seconds']:.0f} s; AIMET looked at "
+        f"the outputs {theirs['outputs']} times and asked for the metric {theirs['scores']} times in "
+        f"{theirs['seconds']:.0f} s."
     )
+
+
+def read(path: str) -> dict[str, Any]:
+    """A JSON file of the run folder; empty where it is not there."""
+    return dict(json.loads(Path(path).read_text())) if Path(path).is_file() else {}
 
 
 def qat(rows: Mapping[str, Row]) -> str:

@@ -94,6 +94,30 @@ def test_each_operator_of_a_region_has_its_bits(tmp_path, plan, widths):
             assert activation_bits(graph, nodes[name]) == {width}, name
 
 
+class Centre(torch.nn.Module):
+    """Two convolutions with a division by a constant between them, as in a decoded box."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        low = self.first(x)
+        return self.last((low + low.relu()) / 2)
+
+
+@pytest.mark.parametrize("at_16", ["add", "truediv", "last"])
+def test_a_division_by_a_constant_next_to_a_border_is_no_float_island(tmp_path, at_16):
+    torch.manual_seed(0)
+    plan = MixedPlan(name="m", default="w8a8", regions={"up": "w8a16"}, modules={"up": (at_16,)})
+    figures = quantize(Centre().eval(), calibration=[images(8, seed=200)], plan=plan, out=tmp_path / "q")
+    assert min(figures.values()) > 40
+    graph = Graph(onnx.load(tmp_path / "q" / "model.onnx"))
+    (division,) = [n for n in graph.nodes if n.op_type == "Div"]
+    width = 16 if at_16 == "truediv" else 8
+    assert {BITS[graph.constants[graph.maker[i].input[2]].data_type] for i in division.input} == {width}
+
+
 def test_the_second_operand_of_a_16_bit_product_is_symmetric(tmp_path):
     quantize(
         trained_net(), calibration=[images(8, seed=200)], plan=mixed(qkv="w8a16"), out=tmp_path / "q",

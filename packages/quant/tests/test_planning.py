@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -149,6 +150,68 @@ def test_losses_are_found_again():
         assert f.loss(plan) == pytest.approx(true_loss(plan), abs=0.004), plan
     assert fitted.fit["rms"] < 0.002
     assert f.loss(dict.fromkeys(REGIONS, "fp16")) == 0
+
+
+def noisy(deviation: float, *, seed: int = 0) -> dict:
+    """The same analysis, each measured loss with random noise on it."""
+    draw, found = np.random.default_rng(seed), analysis()
+    for entry in found["entries"]:
+        for key in ("drop_alone", "gain_without"):
+            if key in entry:
+                entry[key] += draw.normal(0, deviation)
+    return found
+
+
+def fitted_figures(source: dict) -> Figures:
+    f, fitted = figures(), fit_losses(source, precisions=["w8a8", "w8a16"])
+    costs = {r: {p: f.ms[r][p] for p in ("w8a8", "w8a16")} for r in REGIONS}
+    return Figures(
+        metric="map", base_ms=1, base_mb=1, ms=costs, mb=costs, drop=fitted.drop, fit=fitted.fit,
+        drop_terms=[Term(when={a: (p,), b: (q,)}, value=e) for (a, b, p, q), e in fitted.pairs.items()],
+        error_of=fitted.error,
+    )  # fmt: skip
+
+
+def test_the_noise_of_a_measured_loss_is_found():
+    quiet = [fitted_figures(noisy(0.0005, seed=seed)).noise for seed in range(8)]
+    loud = [fitted_figures(noisy(0.01, seed=seed)).noise for seed in range(8)]
+    assert np.mean(loud) == pytest.approx(0.01, rel=0.4)
+    assert np.mean(quiet) < 0.003
+
+
+def test_a_plan_that_wins_by_noise_only_is_no_point_of_the_front():
+    blind = steps = 0
+    for seed in range(8):
+        f = fitted_figures(noisy(0.01, seed=seed))
+        points = list(front(f))
+        assert all(a.drop - b.drop > 2 * f.noise - 1e-9 for a, b in pairwise(points))
+        assert points[-1].plan["decode"] == "w8a16"  # 10 points are no noise
+        for found, told in ((list(front(replace(f, fit={}))), False), (points, True)):
+            by_stem = [a for a, b in pairwise(found) if changed(a.plan, b.plan) == {"stem"}]
+            steps, blind = (steps + len(by_stem), blind) if told else (steps, blind + len(by_stem))
+    assert steps == 0 < blind  # the stem loses 0.1 points, a tenth of the noise
+
+
+def changed(a, b) -> set[str]:
+    return {r for r in a if a[r] != b[r]}
+
+
+def test_the_stated_error_covers_most_true_losses():
+    sure = []
+    for seed in range(8):
+        f = fitted_figures(noisy(0.005, seed=seed))
+        for choice in product(("w8a8", "w8a16"), repeat=len(REGIONS)):
+            plan = dict(zip(REGIONS, choice, strict=True))
+            assert f.error_of(plan) >= f.noise
+            sure.append(abs(f.loss(plan) - true_loss(plan)) <= 2 * f.error_of(plan))
+    assert np.mean(sure) > 0.9
+
+
+def test_of_plans_that_noise_does_not_tell_apart_the_fastest_is_taken():
+    f = fitted_figures(noisy(0.005))
+    found = most_accurate(f, budget_ms=9.0)
+    assert found.plan["decode"] == "w8a16"
+    assert found.ms < f.latency_ms(dict.fromkeys(REGIONS, "w8a16"))
 
 
 def cost_table(**changes) -> dict:

@@ -150,6 +150,16 @@ def test_record(tmp_path):
     assert again.run()["entries"] == record["entries"]
 
 
+def test_confirm_0_asks_what_planning_by_region_needs(tmp_path):
+    record = run(tmp_path, confirm=0, plans=("w8a8", "w8a16")).run()
+    regions = [e for e in record["entries"] if e["kind"] == "region"]
+    layers = [e for e in record["entries"] if e["kind"] == "layer"]
+    assert {(e["plan"], e["part"]) for e in regions} == {("w8a8", "both"), ("w8a16", "both")}
+    assert all({"drop_alone", "gain_without"} <= set(e) for e in regions)
+    assert {e["part"] for e in layers} == {"both"}
+    assert not any("drop_alone" in e or "sqnr_without_db" in e for e in layers)
+
+
 def test_workers_of_a_registered_backend_give_the_same(tmp_path):
     first = run(tmp_path / "1").run()["entries"]
     with joblib.parallel_config(backend="threading"):  # as Ray's or Dask's would be; loky runs in exp_04

@@ -114,7 +114,13 @@ def _run_card(arguments: argparse.Namespace) -> int:
     from hexpath_data.card import MARKER, card_of, save_card
     from hexpath_data.checks import check
     from hexpath_data.files import refuse_foreign
+    from hexpath_data.masks import has_masks, write_mask_card
 
+    if has_masks(arguments.data):
+        card = write_mask_card(arguments.data, out=arguments.out)
+        counts = ", ".join(f"{count} {split}" for split, count in card["images"].items())
+        print(f"{arguments.out}/data.yaml: {counts} images, fingerprint {card['fingerprint'][:19]}")
+        return 0
     refuse_foreign(arguments.out, marker=MARKER)
     report = check(arguments.data)
     _tell(report, limit=arguments.limit)

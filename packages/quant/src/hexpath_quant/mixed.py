@@ -18,6 +18,7 @@ from typing import Any
 import torch.fx
 from aimet_torch.nn import QuantizationMixin
 from aimet_torch.nn.modules import custom
+from aimet_torch.quantization.affine import QuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
@@ -87,6 +88,9 @@ def set_precisions(sim: QuantizationSimModel) -> None:
             _unquantize(module)
         else:
             _set_bits(module, precision=node.meta[PRECISION])
+    for node in nodes:
+        if node.meta[PRECISION] != FP16:
+            _quantize_rescaling(sim.model, node)
     for node in nodes:
         if ANCHOR in node.meta:
             anchor: Any = sim.model.get_submodule(str(node.target))
@@ -165,6 +169,25 @@ def _unquantize(module: Any) -> None:
             quantizers[index] = None
     for name in module.param_quantizers:
         module.param_quantizers[name] = None
+
+
+def _quantize_rescaling(model: torch.fx.GraphModule, node: torch.fx.Node) -> None:
+    """Give a product with (or division by) a constant number quantizers of its own next to a border.
+
+    AIMET leaves it without any: its export scales the encoding of the operand, which behind a border is not
+    the one that the tensor has in the file.
+    """
+    module: Any = model.get_submodule(str(node.target))
+    if not isinstance(module, custom.Divide | custom.Multiply) or module.output_quantizers[0] is not None:
+        return
+    near = [n for n in [*node.all_input_nodes, *node.users] if n.op == "call_module"]
+    if not any(isinstance(model.get_submodule(str(n.target)), Border) for n in near):
+        return
+    steps = 2 ** parse_precision(node.meta[PRECISION]).activation_bits - 1
+    module.output_quantizers[0] = QuantizeDequantize((), 0, steps, symmetric=False)
+    for place, argument in enumerate(node.args):
+        if isinstance(argument, torch.fx.Node) and argument.op == "get_attr":
+            module.input_quantizers[place] = QuantizeDequantize((), 0, steps, symmetric=False)
 
 
 def _symmetric_second_operand(model: torch.fx.GraphModule, node: torch.fx.Node) -> None:

@@ -81,7 +81,9 @@ def run_amp(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, measure pairs if asked, solve, write, print."""
-    from hexpath_quant.planning.figures import read_figures, read_json
+    from hexpath_quant.planning.figures import count_scores, read_figures, read_json
+    from hexpath_quant.planning.solve import least_step
+    from hexpath_quant.plans import BASE
 
     analysis = read_json(args.sensitivity, kind="sensitivity analysis", keys=("metric", "entries", "plan"))
     pairs = _pairs(args, analysis=analysis) if args.pairs else None
@@ -92,10 +94,13 @@ def run(args: argparse.Namespace) -> None:
     record = {
         "schema": 1,
         "metric": figures.metric,
-        "base": figures.regions and "w8a8",
+        "base": BASE,
         "target": read_json(args.costs, kind="cost table", keys=()).get("target"),
         "precisions": args.precisions.split(","),
         "fit": dict(figures.fit),
+        "least_step": round(least_step(figures), 6),
+        "scores": count_scores(analysis) + len((pairs or {}).get("pairs", [])),
+        "seconds": round(sum(analysis.get("seconds", {}).values()) + (pairs or {}).get("seconds", 0.0), 1),
         "points": points,
     }
     with atomic_folder(args.out) as folder:
@@ -107,6 +112,10 @@ def run(args: argparse.Namespace) -> None:
             (folder / "pairs.json").write_text(json.dumps(pairs, indent=1) + "\n")
         (folder / "front.json").write_text(json.dumps(record, indent=1) + "\n")
     print(as_text(points))
+    print(
+        f"losses that differ by less than {100 * least_step(figures):.2f} points are not told apart:"
+        f" one measured loss has a standard deviation of {100 * figures.noise:.2f}"
+    )
 
 
 def _points(args: argparse.Namespace, *, figures: Any) -> list[dict[str, Any]]:
@@ -128,6 +137,7 @@ def _points(args: argparse.Namespace, *, figures: Any) -> list[dict[str, Any]]:
             "ms": round(s.ms, 4),
             "mb": round(s.mb, 4),
             "drop": round(s.drop, 6),
+            "error": round(s.error, 6),
             "regions": dict(s.plan),
         }
         for name, s in zip(names, found, strict=True)
@@ -163,12 +173,12 @@ def _write_flat(folder: Path, *, analysis: Mapping[str, Any], share: float) -> N
 
 
 def as_text(points: Sequence[Mapping[str, Any]]) -> str:
-    """Return the points as a table: predicted latency, size, loss, and what is not at w8a8."""
-    lines = [f"{'plan':14} {'ms':>7} {'MB':>6} {'points':>7}  regions that are not at w8a8"]
+    """Return the points as a table: predicted latency, size, loss with its error, what is not at w8a8."""
+    lines = [f"{'plan':14} {'ms':>7} {'MB':>6} {'points':>7} {'+-':>5}  regions that are not at w8a8"]
     for point in points:
         flipped = [f"{r} {p}" for r, p in point["regions"].items() if p != "w8a8"]
         lines.append(
             f"{point['plan']:14} {point['ms']:7.3f} {point['mb']:6.2f} {-100 * point['drop']:+7.2f}"
-            f"  {', '.join(flipped) or 'none'}"
+            f" {100 * point['error']:5.2f}  {', '.join(flipped) or 'none'}"
         )
     return "\n".join(lines)

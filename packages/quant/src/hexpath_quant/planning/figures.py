@@ -7,7 +7,7 @@ Loss is a sum over regions and over pairs of sensitive ones, fitted to all that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Figures:
         base_ms, base_mb: of the network at BASE.
         ms_terms, drop_terms: what pairs of regions add.
         fit: how well the losses' model fits what was measured.
+        error_of: the standard error of a plan's predicted loss, a share of 1.
     """
 
     metric: str
@@ -52,6 +53,12 @@ class Figures:
     ms_terms: Sequence[Term] = ()
     drop_terms: Sequence[Term] = ()
     fit: Mapping[str, float] = field(default_factory=dict)
+    error_of: Callable[[Choice], float] = lambda _: 0.0
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one measured loss, a share of 1."""
+        return self.fit.get("noise", 0.0)
 
     @property
     def regions(self) -> list[str]:
@@ -117,6 +124,7 @@ def read_figures(
         ],
         drop_terms=[Term(when={a: (p,), b: (q,)}, value=e) for (a, b, p, q), e in fitted.pairs.items()],
         fit=fitted.fit,
+        error_of=fitted.error,
     )
 
 
@@ -124,6 +132,11 @@ def known(table: Mapping[str, Any], analysis: Mapping[str, Any]) -> list[str]:
     """Return the precisions that have costs and losses: BASE, those measured in both, and fp16 (no loss)."""
     costed = dict.fromkeys(p for row in table["regions"].values() for p in row)
     return [BASE, *(p for p in costed if p in analysis["quantized"] or p == FP16)]
+
+
+def count_scores(analysis: Mapping[str, Any]) -> int:
+    """Return how often a sensitivity analysis asked for the task's metric, the float network's included."""
+    return 1 + sum(key in e for e in analysis["entries"] for key in ("metric_alone", "metric_without"))
 
 
 def read_json(path: Path, *, kind: str, keys: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,11 @@ Quantizing a region alone measures its ``d``. Two quantized regions together mos
 ``e`` is what is left over. Leaving one region out of the quantized network, and the whole network, measure
 sums of them; pairs flipped together (``pairs``) measure single ones. All are rows of one least-squares fit
 with ``d`` at least 0 (a region that seems to gain from noise must not be bought) and ``e`` drawn towards 0.
+
+What the fit leaves over is the noise of one measured loss: rounding that does no harm still moves detections
+across thresholds, and with them the metric. Its standard deviation, with the degrees of freedom that the fit
+uses taken off, is ``noise``; plans whose losses differ by less are not told apart (``solve``), and the error
+of a predicted loss is noise * sqrt(1 + x (A'A)^-1 x'), x the plan's row and A the fit's.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
 from hexpath_quant.plans import BASE, FP16, parse_precision
@@ -34,12 +40,27 @@ class Fitted:
     Attributes:
         drop: region -> precision -> loss.
         pairs: (region, region, precision, precision) -> loss.
-        fit: rows, root mean square and largest difference between the model and what was measured.
+        fit: rows; root mean square and largest difference between the model and what was measured; noise.
+        keys: of the fit's unknowns.
+        spread: float64 (keys, keys), the inverse of A'A.
     """
 
     drop: Mapping[str, Mapping[str, float]]
     pairs: Mapping[tuple[str, str, str, str], float]
     fit: Mapping[str, float]
+    keys: Sequence[Key]
+    spread: NDArray[np.float64]
+
+    def error(self, plan: Mapping[str, str]) -> float:
+        """Return the standard error of a plan's predicted loss against one measurement of it."""
+        row = np.zeros(len(self.keys))
+        for index, (kind, *names) in enumerate(self.keys):
+            if kind == "d":
+                row[index] = plan[names[0]] == names[1]
+            else:  # of two unlike 8-bit precisions the mean counts, see _all_pairs
+                both = [plan[region] for region in names[:2]]
+                row[index] = both.count(names[2]) / 2 if all(map(_is_low, both)) else 0.0
+        return float(self.fit["noise"] * np.sqrt(1 + row @ self.spread @ row))
 
 
 def fit_losses(
@@ -60,9 +81,17 @@ def fit_losses(
         if coefficients:
             rows.append((coefficients, float(row["drop"]), 1.0, BASE))
     keys = list(dict.fromkeys(key for coefficients, *_ in rows for key in coefficients))
-    values = _solve(rows, keys=keys)
-    drop = {r: {p: values.get(("d", r, p), 0.0) for p in precisions} for r in regions}
-    return Fitted(drop=drop, pairs=_all_pairs(values, couples=couples, low=measured), fit=_fit(rows, values))
+    system, right = _system(rows, keys=keys)
+    values = _solve(system, right, keys=keys)
+    spread = np.linalg.pinv(system.T @ system)
+    noise = _noise(system[: len(rows)], right[: len(rows)], values=values, spread=spread)
+    return Fitted(
+        drop={r: {p: values.get(("d", r, p), 0.0) for p in precisions} for r in regions},
+        pairs=_all_pairs(values, couples=couples, low=measured),
+        fit=_fit(rows, values) | {"noise": round(noise, 6)},
+        keys=keys,
+        spread=spread,
+    )
 
 
 def sensitive_regions(analysis: Mapping[str, Any], *, count: int) -> list[str]:
@@ -121,7 +150,8 @@ def _plan_row(
     return found | {("e", a, b, BASE): 1.0 for a, b in couples if plan[a] == plan[b] == BASE}
 
 
-def _solve(rows: Rows, *, keys: Sequence[Key]) -> dict[Key, float]:
+def _system(rows: Rows, *, keys: Sequence[Key]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the weighted rows, those that draw pairs towards 0 last, and what each shall give."""
     at = {key: index for index, key in enumerate(keys)}
     pulled = [key for key in keys if key[0] == "e"]
     system, right = np.zeros((len(rows) + len(pulled), len(keys))), np.zeros(len(rows) + len(pulled))
@@ -131,9 +161,28 @@ def _solve(rows: Rows, *, keys: Sequence[Key]) -> dict[Key, float]:
         right[index] = weight * value
     for index, key in enumerate(pulled, start=len(rows)):
         system[index, at[key]] = PULL
+    return system, right
+
+
+def _solve(
+    system: NDArray[np.float64], right: NDArray[np.float64], *, keys: Sequence[Key]
+) -> dict[Key, float]:
     least = np.array([0.0 if key[0] == "d" else -np.inf for key in keys])
     solution = lsq_linear(system, right, bounds=(least, np.inf))
     return {key: float(value) for key, value in zip(keys, solution.x, strict=True)}
+
+
+def _noise(
+    system: NDArray[np.float64],
+    right: NDArray[np.float64],
+    *,
+    values: Mapping[Key, float],
+    spread: NDArray[np.float64],
+) -> float:
+    """Return the standard deviation of a measured loss: residuals over the degrees of freedom left."""
+    left = len(system) - float(np.trace(system @ spread @ system.T))
+    residuals = system @ np.array(list(values.values())) - right
+    return float(np.sqrt(np.sum(residuals**2) / max(left, 1.0)))
 
 
 def _all_pairs(

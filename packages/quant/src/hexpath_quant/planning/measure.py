@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -23,7 +24,8 @@ def measure_pairs(
     overrides: Mapping[str, Sequence[str]] | None = None,
     up: str = UP,
 ) -> dict[str, Any]:
-    """Return {"up", "pairs": [{"regions": {a: up, b: up}, "drop"}]} for the ``top`` most sensitive regions.
+    """Return {"up", "pairs": [{"regions": {a: up, b: up}, "drop"}], "seconds"} for the ``top`` most sensitive
+    regions.
 
     The analysis' own metric, method and calibration; the whole validation split.
     """
@@ -31,6 +33,7 @@ def measure_pairs(
     metric = analysis["metric"]
     base = float(analysis["float"]["metrics"][metric])
     couples = list(combinations(regions, 2))
+    start = time.perf_counter()
     say(f"{len(couples)} pairs of {', '.join(regions)} at {up}, the rest at {BASE}")
     ticker, rows = Ticker(total=len(couples), label="pairs"), []
     for done, pair in enumerate(couples, start=1):
@@ -44,4 +47,4 @@ def measure_pairs(
         )
         rows.append({"regions": dict(plan.regions), "drop": base - score(task, sim=sim)[metric]})
         ticker.tick(done)
-    return {"up": up, "pairs": rows}
+    return {"up": up, "pairs": rows, "seconds": round(time.perf_counter() - start, 1)}

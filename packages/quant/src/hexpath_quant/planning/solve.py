@@ -13,18 +13,20 @@ from hexpath_quant.errors import PlanningError
 from hexpath_quant.planning.figures import Figures, Term
 
 TIE = 1e-4  # weight of the figure that is not minimized: of plans equal in one, the better in the other
-STEP = 5e-4  # of the loss between two points of the front: a twentieth of a point
+STEP = 5e-4  # least step of the loss between two points of the front: a twentieth of a point
+DEVIATIONS = 2  # of the noise of a measured loss: what two losses must differ by to be called different
 Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """A plan for every region, and what the figures predict for it. ``drop``: a share of 1."""
+    """A plan for every region, and what the figures predict for it. ``drop`` and its ``error``: shares of 1."""
 
     plan: Mapping[str, str]
     ms: float
     mb: float
     drop: float
+    error: float
 
 
 def fastest(figures: Figures, *, max_drop: float | None = None, max_mb: float | None = None) -> Solution:
@@ -46,27 +48,35 @@ def fastest(figures: Figures, *, max_drop: float | None = None, max_mb: float | 
 
 
 def most_accurate(figures: Figures, *, budget_ms: float | None = None) -> Solution:
-    """Return the plan of least loss within a latency.
+    """Return the plan of least loss within a latency; of those that noise does not tell apart, the fastest.
 
     Raises:
         PlanningError: no plan is that fast; says what the fastest takes.
     """
     program = Program(figures)
-    found = program.solve(program.drop + TIE * program.ms, program.limits(ms=budget_ms))
-    if found is None:
+    best = program.solve(program.drop + TIE * program.ms, program.limits(ms=budget_ms))
+    if best is None:
         raise PlanningError(
             f"no plan takes at most {budget_ms} ms; the fastest takes {fastest(figures).ms:.3f} ms"
         )
-    return found
+    return fastest(figures, max_drop=best.drop + least_step(figures))
+
+
+def least_step(figures: Figures) -> float:
+    """Return the least difference of two losses that is not noise, a share of 1."""
+    return max(STEP, DEVIATIONS * figures.noise)
 
 
 def front(figures: Figures) -> Iterator[Solution]:
-    """Yield the plans that no other beats in both latency and loss, fastest first (epsilon constraints)."""
+    """Yield the plans that no other beats in both latency and loss, fastest first (epsilon constraints).
+
+    Each loses less than the one before it by more than noise: a plan that only seems to win is no point.
+    """
     program = Program(figures)
     found = program.solve(program.ms + TIE * program.drop, program.limits())
     while found is not None:
         yield found
-        limits = program.limits(drop=found.drop - STEP)
+        limits = program.limits(drop=found.drop - least_step(figures))
         found = program.solve(program.ms + TIE * program.drop, limits)
 
 
@@ -130,7 +140,9 @@ class Program:
             return None
         plan = {r: p for (r, p), value in zip(self.keys, result.x, strict=False) if value > 0.5}
         f = self.figures
-        return Solution(plan=plan, ms=f.latency_ms(plan), mb=f.size_mb(plan), drop=f.loss(plan))
+        return Solution(
+            plan=plan, ms=f.latency_ms(plan), mb=f.size_mb(plan), drop=f.loss(plan), error=f.error_of(plan)
+        )
 
     def _possible(self, term: Term) -> bool:
         keys = set(self.keys)

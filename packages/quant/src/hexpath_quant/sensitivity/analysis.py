@@ -37,7 +37,8 @@ class Settings:
         images: validation images that are scored; None: all.
         sample: images for SQNR and estimates.
         confirm: how many layers are scored: the worst by estimate, and a quarter as many others as a control.
-            None: every layer.
+            None: every layer. 0: no layer, and each gets its SQNR alone quantized only, parts together: what
+            planning by region needs.
         share: of its metric that a class may lose before the alarm.
         workers: processes.
     """
@@ -142,14 +143,14 @@ class Analysis:
         return estimates(engine, images=self.samples, loss=None)
 
     def _layers(self, layers: Sequence[str], *, scored: bool) -> list[Variation]:
-        engine = self.engines[self.main]
+        engine, short = self.engines[self.main], self.settings.confirm == 0
         return [
             Variation(
                 kind="layer", name=layer, part=part, plan=self.main, base=base, layers=(layer,), scored=scored
             )
-            for base in Base
+            for base in ([Base.ALONE] if short else Base)
             for layer in layers
-            for part in ([Part.BOTH] if scored or base is Base.WITHOUT else parts_of(engine, layer))
+            for part in ([Part.BOTH] if short or scored or base is Base.WITHOUT else parts_of(engine, layer))
         ]
 
     def _network(self) -> list[Variation]:
@@ -168,12 +169,13 @@ class Analysis:
         ]
 
     def _regions(self) -> list[Variation]:
+        parts = self.settings.confirm != 0
         return [
             Variation(kind="region", name=region, part=part, plan=plan, base=base, layers=layers, scored=True)
             for plan, engine in self.engines.items()
             for region, layers in self.members(engine).items()
             for base in Base
-            for part in (Part if plan == self.main and base is Base.ALONE else [Part.BOTH])
+            for part in (Part if parts and plan == self.main and base is Base.ALONE else [Part.BOTH])
         ]
 
     def members(self, engine: Engine) -> dict[str, tuple[str, ...]]:
@@ -188,6 +190,8 @@ class Analysis:
         layers, count = self.engines[self.main].layers, self.settings.confirm
         if count is None or count >= len(layers):
             return layers
+        if count == 0:
+            return []
         by_loss = sorted(layers, key=lambda layer: -self.estimates[layer, Part.BOTH].diagonal)
         keys = {v.name: v.key for v in self._layers(layers, scored=False) if _plain(v)}
         by_noise = sorted(layers, key=lambda layer: self.journal[keys[layer]]["sqnr_db"])

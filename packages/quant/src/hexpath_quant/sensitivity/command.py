@@ -41,7 +41,8 @@ def add_parser(commands: Any) -> None:
         "--confirm",
         default="24",
         metavar="N",
-        help="layers to score: the worst by estimate and a quarter as many others, or 'all' (default: 24)",
+        help="layers to score: the worst by estimate and a quarter as many others; 'all'; 0: only what"
+        " `plan` needs (default: 24)",
     )
     parser.add_argument(
         "--share",
