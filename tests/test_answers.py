@@ -102,3 +102,57 @@ def test_the_masks_answer_tells_what_each_branch_wins_and_costs() -> None:
     assert loss == "net at w8a8, mAP50-95: boxes 60.0 to 59.0, masks 50.0 to 45.0."
     assert "prototypes and coefficients +4.0 (boxes +0.0, +0.30 ms)" in branches
     assert bound.endswith("masks +5.0, boxes +1.0, at 2.5 times the estimated latency.")
+
+
+def front_rows(**figures: tuple[float, float]) -> list[dict[str, Any]]:
+    """Rows of (mAP, ms); front points with what the planner foretold: 0.5 points less loss, 2% less time."""
+    rows = []
+    for name, (score, ms) in figures.items():
+        found = row(name.replace("_", "-"), map=score) | {"latency": {"value_ms": ms}}
+        if name.startswith("front"):
+            found["params"] = {
+                "predicted_ms": ms * 0.98,
+                "predicted_drop": 0.685 - score - 0.005,
+                "predicted_error": 0.002,
+                "least_step": 0.006,
+                "regions": {} if score < 0.6 else {"head.decode.boxes": "w8a16"},
+            }
+        rows.append(found)
+    return rows
+
+
+def told_of(**others: tuple[float, float]) -> list[str]:
+    front = {"front_1": (0.55, 0.48), "front_2": (0.684, 0.58), "front_3": (0.684, 0.58)}
+    rows = front_rows(fp32=(0.685, 9.0), **front, **others)
+    return list(load("exp_05_mixed_precision/answer.py").answer({"results": rows})["answer"])
+
+
+def test_a_front_that_nothing_dominates_says_so() -> None:
+    best, dominance, latency, loss = told_of(w8a8=(0.55, 0.48), w8a16=(0.684, 1.3), flat=(0.65, 1.1))
+    assert best.startswith("front-2 (head.decode.boxes w8a16) scores 68.4 mAP50-95 of FP32's 68.5")
+    assert dominance == "At no latency is the front dominated by w8a8, w8a16, flat."
+    assert "2.0% in the mean, 2.0% at most, over 2 plans" in latency  # front-3 is front-2 again
+    assert "front-1 13.00 +- 0.20, true 13.50" in loss
+    assert loss.endswith("0 of 2 within two standard errors.")
+
+
+def test_a_plan_between_two_points_of_the_front_dominates_it_too() -> None:
+    _, dominance, *_ = told_of(amp=(0.60, 0.5))
+    assert dominance == "Dominated: amp is 5.00 points better than any point of the front that is as fast."
+    _, close, *_ = told_of(amp=(0.688, 0.6))
+    assert close.startswith("At no latency is the front dominated by amp. Within noise (0.60 points): amp is 0.40")
+
+
+def test_the_search_of_both_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "planning" / "plans").mkdir(parents=True)
+    (tmp_path / "planning" / "amp").mkdir()
+    (tmp_path / "planning/plans/front.json").write_text(json.dumps({"scores": 70, "seconds": 100.4}))
+    (tmp_path / "planning/amp/amp.json").write_text(
+        json.dumps({"outputs": 150, "scores": 12, "seconds": 200.0})
+    )
+    *_, effort = told_of()
+    assert effort == (
+        "Search: ours asked for the metric 70 times in 100 s; AIMET looked at the outputs 150 times and asked "
+        "for the metric 12 times in 200 s."
+    )

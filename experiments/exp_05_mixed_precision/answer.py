@@ -82,18 +82,18 @@ def dominance(rows: Mapping[str, Row], front: list[Row], *, noise: float) -> str
     others = [rows[i] for i in OTHERS if i in rows]
     if not front or not others:
         return ""
-    better, close = [], []
+    better: list[str] = []
+    close: list[str] = []
     for other in others:
         as_fast = [points(row) for row in front if ms(row) <= SAME_TIME * ms(other)]
         ahead = points(other) - max(as_fast, default=0.0)
         if ahead > SAME_POINTS:
             told = f"{other['id']} is {ahead:.2f} points better than any point of the front that is as fast"
             (better if ahead > noise else close).append(told)
-    text = f"Dominated: {'; '.join(better)}." if better else ""
-    if close:
-        text += f" Within noise ({noise:.2f} points): {'; '.join(close)}."
+    within = f" Within noise ({noise:.2f} points): {'; '.join(close)}." if close else ""
     names = ", ".join(other["id"] for other in others)
-    return text.strip() or f"At no latency is the front dominated by {names}."
+    held = f"At no latency is the front dominated by {names}."
+    return (f"Dominated: {'; '.join(better)}." if better else held) + within
 
 
 def latency_error(front: list[Row]) -> str:
@@ -139,8 +139,8 @@ def effort() -> str:
     if "scores" not in ours or "seconds" not in theirs:
         return ""
     return (
-        f"Search: ours asked for the metric {ours['scores']} times in {ours['seconds']:.0f} s; AIMET looked at "
-        f"the outputs {theirs['outputs']} times and asked for the metric {theirs['scores']} times in "
+        f"Search: ours asked for the metric {ours['scores']} times in {ours['seconds']:.0f} s; AIMET looked "
+        f"at the outputs {theirs['outputs']} times and asked for the metric {theirs['scores']} times in "
         f"{theirs['seconds']:.0f} s."
     )
 

@@ -78,7 +78,7 @@ def test_a_detection_dataset_is_none(tmp_path: Path) -> None:
     ("breaks", "code", "says"),
     [
         (lambda r: (r / "masks/val/c.png").unlink(), 28, "1 images of val have no mask"),
-        (lambda r: picture(r, "val", "c", shade=30, ids=(0, 9)), 28, "unknown ids [9]; known are [0, 1], 255"),
+        (lambda r: picture(r, "val", "c", shade=30, ids=(0, 9)), 28, "ids [9]; known are [0, 1], 255"),
         (lambda r: (r / "masks/val/c.png").write_bytes(b"x"), 28, "cannot be read"),
         (lambda r: Image.new("L", (3, 3)).save(r / "masks/val/c.png"), 28, "has the shape (3, 3)"),
         (lambda r: picture(r, "val", "c", shade=10), 22, "is the same image as"),

@@ -1,4 +1,4 @@
-"""The card of a dataset of images with one id mask each: counts, class shares, a fingerprint, absolute paths."""
+"""The card of a dataset of images with one id mask each: counts, class shares, a fingerprint."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ def write_mask_card(data_yaml: Path, *, out: Path) -> dict[str, Any]:
     return card
 
 
-def _pairs(
-    file: Path, content: Mapping[str, Any], *, root: Path, split: str
-) -> list[tuple[Path, Path]]:
+def _pairs(file: Path, content: Mapping[str, Any], *, root: Path, split: str) -> list[tuple[Path, Path]]:
     if split not in content or split not in content["masks"]:
         raise DataYamlError(f"{file} needs {split}: FOLDER and masks: {{{split}: FOLDER}}")
     images, masks = root / str(content[split]), root / str(content["masks"][split])
@@ -160,5 +158,6 @@ def _read_ids(image: Path, mask: Path, *, names: Mapping[int, str], ignore: int)
         raise MaskError(f"mask {mask} has the shape {ids.shape}, its image {size[::-1]}; one id a pixel")
     unknown = sorted(set(np.unique(ids).tolist()) - names.keys() - {ignore})
     if unknown:
-        raise MaskError(f"mask {mask} holds the unknown ids {unknown[:8]}; known are {sorted(names)}, {ignore}")
+        known = f"known are {sorted(names)}, {ignore}"
+        raise MaskError(f"mask {mask} holds the unknown ids {unknown[:8]}; {known}")
     return ids

@@ -83,7 +83,7 @@ def fit_losses(
     keys = list(dict.fromkeys(key for coefficients, *_ in rows for key in coefficients))
     system, right = _system(rows, keys=keys)
     values = _solve(system, right, keys=keys)
-    spread = np.linalg.pinv(system.T @ system)
+    spread = np.linalg.pinv(system.T @ system).astype(np.float64)
     noise = _noise(system[: len(rows)], right[: len(rows)], values=values, spread=spread)
     return Fitted(
         drop={r: {p: values.get(("d", r, p), 0.0) for p in precisions} for r in regions},

@@ -20,7 +20,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """A plan for every region, and what the figures predict for it. ``drop`` and its ``error``: shares of 1."""
+    """A plan for every region, and what the figures predict for it. ``drop``, ``error``: shares of 1."""
 
     plan: Mapping[str, str]
     ms: float
