@@ -140,7 +140,8 @@ def test_a_plan_between_two_points_of_the_front_dominates_it_too() -> None:
     _, dominance, *_ = told_of(amp=(0.60, 0.5))
     assert dominance == "Dominated: amp is 5.00 points better than any point of the front that is as fast."
     _, close, *_ = told_of(amp=(0.688, 0.6))
-    assert close.startswith("At no latency is the front dominated by amp. Within noise (0.60 points): amp is 0.40")
+    assert close.startswith("At no latency is the front dominated by amp.")
+    assert "Within noise (0.60 points): amp is 0.40 points better" in close
 
 
 def test_the_search_of_both_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +154,6 @@ def test_the_search_of_both_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     *_, effort = told_of()
     assert effort == (
-        "Search: ours asked for the metric 70 times in 100 s; AIMET looked at the outputs 150 times and asked "
-        "for the metric 12 times in 200 s."
+        "Search: ours asked for the metric 70 times in 100 s; AIMET looked at the outputs 150 times and "
+        "asked for the metric 12 times in 200 s."
     )
