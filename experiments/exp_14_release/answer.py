@@ -36,10 +36,11 @@ def accuracy(shipped: Row | None) -> str:
         return ""
     latency, own = shipped["latency"], 100 * shipped["metrics"]["map"]
     text = f"The artifact scores {own:.1f} mAP50-95 on the emulator"
-    if "fp32" in shipped.get("same_images", {}):
-        text += (
-            f", FP32 {100 * shipped['same_images']['fp32']['map']:.1f} on the same {shipped['images']} images"
-        )
+    if "fp32" in (same := shipped.get("same_images", {})):
+        text += f", FP32 {100 * same['fp32']['map']:.1f} on the same {shipped['images']} images"
+    if "mask_map" in shipped["metrics"]:
+        text += f"; of masks {100 * shipped['metrics']['mask_map']:.1f}"
+        text += f", FP32 {100 * same['fp32']['mask_map']:.1f}" if "fp32" in same else ""
     kind = "an estimated" if latency["source"] == "estimate" else "a measured"
     text += f", at {kind} {latency['value_ms']:.2f} ms on {latency['target']}"
     return f"{text} and {shipped['size_mb']:.1f} MB."
@@ -51,7 +52,8 @@ def others(rows: list[Row], shipped: Row | None) -> str:
     for row in rows:
         if row is shipped or "fp32" not in row.get("same_images", {}):
             continue
-        loss = 100 * (row["same_images"]["fp32"]["map"] - row["metrics"]["map"])
+        before, after = row["same_images"]["fp32"], row["metrics"]
+        loss = max(100 * (before[key] - after[key]) for key in ("map", "mask_map") if key in after)
         apart = "" if row.get("agreement", {}).get("verdict") == "pass" else ", does not agree with its model"
         told.append(f"{row['id']} loses {loss:.1f} points at {row['latency']['value_ms']:.2f} ms{apart}")
     return f"The other candidates: {'; '.join(told)}." if told else ""

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-TARGETS = "qcs9075,qcs8550,qcs8275"
+TARGETS = "qcs9075,qcs8550"
 
 
 def add_parser(subparsers: Any) -> None:
