@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
+import pytest
 import torch
 import torch.nn.functional as F
 from net import images
+from onnx import numpy_helper
 from torch import Tensor, nn
 
-from hexpath_quant.export import export
+from hexpath_quant.errors import ExportError
+from hexpath_quant.export import apply_workarounds, export, write_qdq
 from hexpath_quant.folding import fold
 from hexpath_quant.plans import parse_plan
 from hexpath_quant.prepare import prepare
+from hexpath_quant.qdq import Graph, check_graph, check_tied
 from hexpath_quant.sim import build_sim, calibrate
 
 
@@ -52,6 +57,44 @@ def test_norms_that_nothing_absorbs_become_convolutions() -> None:
     assert nn.BatchNorm2d not in kinds.values()
     assert kinds["post"] is nn.Conv2d
     assert prepared.post.groups == 8
+
+
+class Movers(nn.Module):
+    """Every functional operator that moves data, in front of what has a wider range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.head = (
+            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.Conv2d(16, 4, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.stem(x)
+        coarse = F.max_pool2d(F.pad(fine, [1, 1, 1, 1]), 2)
+        back = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        return self.head(torch.cat([back, 40 * self.wide(x)], 1))
+
+
+def test_what_moves_data_keeps_its_encoding(tmp_path) -> None:
+    torch.manual_seed(0)
+    example = images(1, seed=0)
+    sim = build_sim(prepare(Movers().eval(), example=example), example=example, plan=parse_plan("w8a8"))
+    calibrate(sim, batches=[images(4, seed=1)])
+    names = {"input_names": ["images"], "output_names": ["logits"]}
+    path = tmp_path / "q.onnx"
+    write_qdq(sim, path=path, example=example, **names)
+    apply_workarounds(path)
+    graph = Graph(check_graph(path))
+    assert {"Resize", "Pad", "MaxPool"} <= {node.op_type for node in graph.nodes}
+    resize = next(node for node in graph.nodes if node.op_type == "Resize")
+    (behind,) = graph.readers[resize.output[0]]
+    scale = numpy_helper.from_array(np.float32(2 * graph.value(behind.input[1])), "twice")
+    graph.model.graph.initializer.append(scale)
+    behind.input[1] = "twice"
+    with pytest.raises(ExportError, match=r"Resize '.*' reads scale .* and writes .*; the NPU has one"):
+        check_tied(Graph(graph.model))
 
 
 def test_exported_graph_is_static_without_islands_and_the_same(tmp_path) -> None:

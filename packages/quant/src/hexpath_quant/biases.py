@@ -18,7 +18,10 @@ from torch import nn
 
 from hexpath_quant.ops import MOVES_DATA
 
-KEEPS_VALUES = (nn.MaxPool2d, custom.MaxPool2d, nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle)
+KEEPS_VALUES = (
+    *(nn.MaxPool2d, custom.MaxPool2d, custom.Pad),
+    *(nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle),
+)
 LOW, HIGH = -(2**31), 2**31 - 1
 
 

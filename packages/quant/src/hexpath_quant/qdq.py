@@ -28,6 +28,8 @@ SHAPE_INPUTS = {
     "Gather": (1,),
     "Clip": (1, 2),
 }
+# Operators of the NPU that have one encoding for what they read and what they write.
+TIED = ("Resize", "Pad", "MaxPool", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
 BIASED = ("Conv", "ConvTranspose", "Gemm")
 # Tried with QAIRT 2.51: an activation of these behind one of those is one operator of the NPU.
 FUSING = ("Conv", "ConvTranspose", "Gemm", "Add")
@@ -69,6 +71,7 @@ def check_graph(path: Path, *, floats: Collection[str] = ()) -> onnx.ModelProto:
     graph = Graph(model)
     check_static(model)
     check_no_islands(graph, floats=floats)
+    check_tied(graph, floats=floats)
     check_bias_scales(graph, floats=floats)
     return model
 
@@ -107,6 +110,26 @@ def check_no_islands(graph: Graph, *, floats: Collection[str] = ()) -> None:
                 )
     if not found:
         raise ExportError("the exported graph has no operator")
+
+
+def check_tied(graph: Graph, *, floats: Collection[str] = ()) -> None:
+    """Raise an ExportError for an operator that only moves data, with another encoding behind it than before.
+
+    HTP has one encoding for both: a Resize with two becomes a float operator, a Pad computes garbage.
+    """
+    for node in graph.nodes:
+        before = graph.maker.get(node.input[0]) if node.op_type in TIED and node.name not in floats else None
+        if before is None or before.op_type != DEQUANTIZE:
+            continue
+        for after in graph.readers.get(node.output[0], []):
+            if after.op_type != QUANTIZE:
+                continue
+            read, written = (graph.value(pair.input[1]).reshape(-1) for pair in (before, after))
+            if read.shape != written.shape or not np.allclose(read, written, rtol=1e-6, atol=0):
+                raise ExportError(
+                    f"{node.op_type} '{node.name}' reads scale {read[0]:.4g} and writes"
+                    f" {written[0]:.4g}; the NPU has one encoding for both"
+                )
 
 
 def is_quantized(graph: Graph, name: str) -> bool:

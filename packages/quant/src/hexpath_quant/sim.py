@@ -13,10 +13,12 @@ import aimet_torch.common
 import torch
 from aimet_torch.common.defs import QuantScheme
 from aimet_torch.nn import QuantizationMixin, UnknownModuleError
+from aimet_torch.nn.modules import custom
 from aimet_torch.quantization.affine import AffineQuantizerBase, QuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
+from hexpath_quant.biases import quantizer_before
 from hexpath_quant.errors import CalibrationError, TraceError, WeightsError
 from hexpath_quant.mixed import is_mixed, set_precisions
 from hexpath_quant.ops import MOVES_DATA
@@ -24,6 +26,7 @@ from hexpath_quant.plans import Plan
 from hexpath_quant.prepare import device_of
 from hexpath_quant.qdq import ACTIVATIONS
 
+MOVERS = (custom.Interpolate, custom.Pad, custom.MaxPool2d)
 HEXAGON_CONFIG = "htp_quantsim_config_v73.json"  # v73 to v85 differ only in name
 
 
@@ -69,6 +72,7 @@ def build_sim(
                 " remedy: write it with supported modules, or register one by"
                 " aimet_torch.nn.QuantizationMixin.implements"
             ) from error
+    _tie_movers(sim)
     _quantize_constants(sim, plan=plan)
     if mixed:
         set_precisions(sim)
@@ -148,6 +152,29 @@ def input_quantizers(sim: QuantizationSimModel) -> list[AffineQuantizerBase]:
             position = [str(a) for a in user.args].index(str(user.args[0]))
             found += [q for q in module.input_quantizers[position : position + 1] if q is not None]
     return found
+
+
+def _tie_movers(sim: QuantizationSimModel) -> None:
+    """Let a functional resize, padding or pooling share its input's encoding, as these do on the NPU.
+
+    With two encodings the compiler makes a float operator of a resize, between a Dequantize and a Quantize,
+    and computes garbage for a padding. AIMET ties nn.Upsample but not its own modules for functions.
+    """
+    for node in sim.model.graph.nodes:
+        module: Any = sim.model.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(module, MOVERS) and isinstance(module, QuantizationMixin):
+            before, after = quantizer_before(sim.model, node), module.output_quantizers[0]
+            if before is not None and after is not None and before is not after:
+                _replace_quantizer(sim.model, old=after, new=before)
+
+
+def _replace_quantizer(model: nn.Module, *, old: AffineQuantizerBase, new: AffineQuantizerBase) -> None:
+    for module in model.modules():
+        if isinstance(module, QuantizationMixin):
+            for own in (module.input_quantizers, module.output_quantizers):
+                for place, quantizer in enumerate(own):
+                    if quantizer is old:
+                        own[place] = new
 
 
 def _quantize_constants(sim: QuantizationSimModel, *, plan: Plan) -> None:
