@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_export(commands)
     _add_import(commands)
+    _add_browser(commands)
     return parser
 
 
@@ -115,6 +116,18 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--data", type=Path, help="data.yaml, to check that it has the checkpoint's classes")
     parser.add_argument("--out", type=Path, required=True, help="model.safetensors")
     parser.set_defaults(run=_import)
+
+
+def _add_browser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "browser", help="write a folder in which a browser runs the network (SegFormer, by Transformers.js)"
+    )
+    parser.add_argument("float", type=Path, help="the float model.onnx, by `export`")
+    parser.add_argument("quantized", type=Path, help="the INT8 model.onnx, by hexpath-quant")
+    _add_data(parser)
+    parser.add_argument("--images", type=int, default=8, help="to compare both on (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder; npm install and npm start run it")
+    parser.set_defaults(run=_browser)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -206,6 +219,26 @@ def _import(arguments: argparse.Namespace) -> None:
     )
     height, width = card.image_size
     print(f"{arguments.out}: {card.arch} ({card.task}), {len(card.names)} classes, at {height}x{width}")
+
+
+def _browser(arguments: argparse.Namespace) -> None:
+    from .browser.folder import write_browser
+
+    told = write_browser(
+        float_file=arguments.float,
+        quantized_file=arguments.quantized,
+        data=arguments.data,
+        out=arguments.out,
+        images=arguments.images,
+    )
+    sizes = ", ".join(
+        f"{name} {facts['bytes'] / 1e6:.1f} MB, {facts['cpu_ms']:.0f} ms"
+        for name, facts in told["files"].items()
+    )
+    print(
+        f"{arguments.out}: {sizes} (ONNX Runtime, {told['threads']} threads), equal on "
+        f"{100 * told['equal_pixels']:.2f}% of the pixels; npm install and npm start there"
+    )
 
 
 if __name__ == "__main__":

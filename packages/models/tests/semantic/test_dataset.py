@@ -129,3 +129,18 @@ def test_stretch_is_that_of_deployment() -> None:
     image = torch.arange(3 * 4 * 6, dtype=torch.uint8).reshape(3, 4, 6)
     assert torch.equal(stretch(image, size=(4, 6)), image)
     assert stretch(image, size=(8, 12)).shape == (3, 8, 12)
+
+
+def test_windows_are_cut_from_the_deployed_size() -> None:
+    """Columns numbered: a window of a larger whole spans fewer of them."""
+    mask = torch.arange(64, dtype=torch.uint8).repeat(64, 1)
+    image = mask.expand(3, -1, -1)
+    for seed in range(6):
+        seen = []
+        for deployed in ((32, 32), (256, 256)):
+            generator = torch.Generator().manual_seed(seed)
+            _, kinds = augment(image, mask, size=(32, 32), deployed=deployed, generator=generator)
+            inside = kinds[kinds != IGNORE]
+            seen.append(int(inside.max()) - int(inside.min()) + 1)
+        assert seen[0] >= 30
+        assert seen[1] <= 17

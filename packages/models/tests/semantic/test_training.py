@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from hexpath_models import errors
+from hexpath_models.semantic.checkpoint import read_semantic_card
 from hexpath_models.semantic.config import SemanticConfig
 from hexpath_models.semantic.registry import build_semantic, find_semantic
+from hexpath_models.semantic.task import semantic
 from hexpath_models.semantic.training import Average, parameter_groups, rate_factor
 
 
@@ -44,6 +46,17 @@ def test_outputs_and_that_it_learns(run: Any, masks: Path, tmp_path: Path) -> No
     again = run(*arguments(masks, tmp_path, epochs=3, ema=0.5), "--no-bfloat16")
     assert again.code == 0
     assert "epoch" not in again.err  # nothing left to train
+
+
+def test_windows_of_the_deployed_size(run: Any, masks: Path, tmp_path: Path) -> None:
+    result = run(*arguments(masks, tmp_path, epochs=1, deploy="96x128"), "--no-bfloat16")
+    assert result.code == 0, result.err
+    assert read_semantic_card(tmp_path / "out" / "model.safetensors").image_size == (96, 128)
+    options = {"crop": "64"}
+    task = semantic(checkpoint=tmp_path / "out" / "model.safetensors", data=masks, options=options)
+    images, _ = next(task.training(batch=2, epoch=0, seed=0))
+    assert images.shape[-2:] == (64, 64)
+    assert task.samples(1).shape[-2:] == (96, 128)
 
 
 def test_killed_training_goes_on_as_if_it_had_not_been(run: Any, masks: Path, tmp_path: Path) -> None:
@@ -147,6 +160,7 @@ def test_average_follows_and_stays_finite() -> None:
         ({"ema": 1.0}, r"ema 1\.0 must be in \[0, 1\)"),
         ({"device": "tpu"}, "device 'tpu' is not cpu, cuda or cuda:N"),
         ({"imgsz": "100"}, "image size '100' is not a multiple of 32"),
+        ({"deploy": "100"}, "image size '100' is not a multiple of 32"),
         ({"model": "yolo11n"}, "unknown segmentation network 'yolo11n'"),
     ],
 )

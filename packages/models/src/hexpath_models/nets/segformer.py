@@ -15,11 +15,17 @@ For the NPU:
 - the queries' factor 1/sqrt(32) is part of their weights: one tensor less to quantize.
 - GELU must leave the exporter as one operator: opset 20 or later; LayerNorm likewise, over the last axis.
 - maps are resized to the first one's size; tied encodings keep Resize from becoming a float island.
+- the head projects four maps to 256 channels, enlarges three, and convolves all 1024 channels at H/4: half
+  of the multiplications. Nothing stands between these linear steps, and a 1x1 convolution commutes with
+  a bilinear resize (whose weights sum to 1), so `Fusion.EARLY` deploys their product: one convolution to 256
+  channels for each map, at the map's own size, and a sum. Training keeps the authors' weights and order.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +36,22 @@ from torch import Tensor, nn
 STRIDE = 4
 
 
+class Fusion(StrEnum):
+    """Whether the head's maps are convolved before they are enlarged (deployed so), or after it."""
+
+    EARLY = "early"
+    LATE = "late"
+
+
 class SegFormer(nn.Module):
     """SegFormer-B0 with random weights."""
 
     head_keys = ("decode_head.classifier.weight", "decode_head.classifier.bias")
     head_modules = ("decode_head",)
 
-    def __init__(self, *, classes: int) -> None:
+    def __init__(self, *, classes: int, fusion: Fusion = Fusion.EARLY) -> None:
         super().__init__()
+        self.fusion = fusion
         from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
         theirs: Any = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes))
@@ -50,17 +64,29 @@ class SegFormer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalized, to logits (B, classes, H/4, W/4)."""
+        return self.decode(self.maps(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W), normalized, to the outputs of the four stages."""
         maps = []
         x = images
         for stage in self.segformer.stages:
             x = self._stage(stage, x)
             maps.append(x)
+        return maps
+
+    def decode(self, maps: list[Tensor]) -> Tensor:
+        """Return the logits: maps projected, enlarged, joined, fused."""
         size = maps[0].shape[-2:]
         head: Any = self.decode_head
         projected = [module.proj(x) for module, x in zip(head.linear_projections, maps, strict=True)]
         rest = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in projected[1:]]
         fused = head.linear_fuse(torch.cat([*rest[::-1], projected[0]], 1))
         return head.classifier(head.dropout(head.activation(head.batch_norm(fused))))  # type: ignore[no-any-return]
+
+    def deployed(self) -> nn.Module:
+        """Return the network as the NPU gets it: the same function in evaluation mode, see `Fusion`."""
+        return EarlyFusion(self) if self.fusion == Fusion.EARLY else self
 
     def _stage(self, stage: Any, x: Tensor) -> Tensor:
         x = _norm(stage.patch_embeddings.layer_norm, stage.patch_embeddings.proj(x))
@@ -132,6 +158,46 @@ class SegFormer(nn.Module):
         return self.from_theirs(theirs.state_dict())
 
 
+class EarlyFusion(nn.Module):
+    """SegFormer in evaluation mode with projections, fusing convolution and batch norm in one layer a map."""
+
+    def __init__(self, source: SegFormer) -> None:
+        super().__init__()
+        head: Any = source.decode_head
+        self.encoder = copy.deepcopy(source)
+        del self.encoder.decode_head
+        norm: Any = head.batch_norm
+        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        # Joined last to first, as in `decode`.
+        parts = head.linear_fuse.weight[:, :, 0, 0].chunk(len(head.linear_projections), 1)[::-1]
+        pairs = zip(head.linear_projections, parts, strict=True)
+        self.fuse = nn.ModuleList(_product(module.proj, gain[:, None] * part) for module, part in pairs)
+        first: Any = self.fuse[0]
+        first.bias.data += (norm.bias - norm.running_mean * gain).detach()
+        self.relu = nn.ReLU()
+        self.classifier = copy.deepcopy(head.classifier)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalized, to logits (B, classes, H/4, W/4)."""
+        fused = [layer(x) for layer, x in zip(self.fuse, self.encoder.maps(images), strict=True)]
+        size = fused[0].shape[-2:]
+        total = fused[0]
+        for x in fused[1:]:
+            total = total + F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        return self.classifier(self.relu(total))  # type: ignore[no-any-return]
+
+
+def _product(inner: Any, outer: Tensor) -> nn.Conv2d:
+    """Return the 1x1 convolution `inner` followed by the matrix `outer` (out, middle), as one."""
+    with torch.no_grad():
+        weight = outer.double() @ inner.weight[:, :, 0, 0].double()
+        layer = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
+        layer.weight.copy_(weight[..., None, None])
+        assert layer.bias is not None
+        layer.bias.copy_(outer.double() @ inner.bias.double())
+    return layer
+
+
 def _blocks(segformer: Any) -> list[Any]:
     return [block for stage in segformer.stages for block in stage.blocks]
 
@@ -164,6 +230,6 @@ def _convolve(model: nn.Module) -> None:
             model.set_submodule(name, layer)
 
 
-def segformer_b0(*, classes: int) -> SegFormer:
+def segformer_b0(*, classes: int, fusion: Fusion = Fusion.EARLY) -> SegFormer:
     """Return SegFormer-B0 with random weights."""
-    return SegFormer(classes=classes)
+    return SegFormer(classes=classes, fusion=fusion)

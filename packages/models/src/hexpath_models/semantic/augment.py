@@ -27,13 +27,19 @@ def stretch(image: Tensor, *, size: tuple[int, int]) -> Tensor:
 
 
 def augment(
-    image: Tensor, mask: Tensor, *, size: tuple[int, int], generator: Generator
+    image: Tensor,
+    mask: Tensor,
+    *,
+    size: tuple[int, int],
+    generator: Generator,
+    deployed: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return float32 (3, H, W) in [0, 1] and uint8 (H, W): scaled, cropped, flipped, recoloured and worse.
 
     image: uint8 (3, h, w); mask: uint8 (h, w). `size` is the crop's; beyond the image the mask is IGNORE.
+    deployed: size at which the network will see whole images; scales are relative to it (default: `size`).
     """
-    pixels, classes = _scale_and_crop(image, mask, size=size, generator=generator)
+    pixels, classes = _scale_and_crop(image, mask, size=size, deployed=deployed or size, generator=generator)
     if _uniform(generator, 0, 1) < FLIP:
         pixels, classes = pixels.flip(-1), classes.flip(-1)
     pixels = _photometric(pixels / 255, generator)
@@ -45,11 +51,16 @@ def augment(
 
 
 def _scale_and_crop(
-    image: Tensor, mask: Tensor, *, size: tuple[int, int], generator: Generator
+    image: Tensor,
+    mask: Tensor,
+    *,
+    size: tuple[int, int],
+    deployed: tuple[int, int],
+    generator: Generator,
 ) -> tuple[Tensor, Tensor]:
     """Cut the window that `size` covers at a random scale, and resize it: cheaper than resizing all of it."""
     height, width = int(image.shape[-2]), int(image.shape[-1])
-    scale = _uniform(generator, *SCALES) * max(size[0] / height, size[1] / width)
+    scale = _uniform(generator, *SCALES) * max(deployed[0] / height, deployed[1] / width)
     window = [max(1, round(side / scale)) for side in size]
     corner = []
     for have, want in zip((height, width), window, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import fields
 from typing import Any
 
@@ -14,6 +15,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     from .config import LOSS_NAMES, SCHEDULES, WEIGHTINGS
 
     group = parser.add_argument_group("segmentation networks only")
+    group.add_argument(
+        "--deploy",
+        default="",
+        help="size of whole images, e.g. 512x512, of which --imgsz is cut (default: --imgsz)",
+    )
     group.add_argument("--backbone-lr", type=float, help="default: --lr, a tenth of it from weights")
     group.add_argument("--weight-decay", type=float, default=0.01, help="default: %(default)s")
     group.add_argument("--loss", default="focal", help=f"{', '.join(LOSS_NAMES)} (default: %(default)s)")
@@ -53,6 +59,10 @@ def parse_options(pairs: list[str]) -> dict[str, str]:
 
 def run_train(arguments: argparse.Namespace, *, device: str) -> None:
     """Train and print one line."""
+    if (
+        arguments.pretrained
+    ):  # the only switch that lifts the ban on the network, before transformers reads it
+        os.environ.update(HF_HUB_OFFLINE="0", TRANSFORMERS_OFFLINE="0")
     from .config import SemanticConfig
     from .train import train_semantic
 

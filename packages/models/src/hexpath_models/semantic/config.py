@@ -19,6 +19,7 @@ WEIGHTINGS = ("none", "balanced")
 class SemanticConfig:
     """Settings of one run.
 
+    imgsz: of the windows that a step sees; deploy: of whole images, as validated (default: imgsz).
     lr: peak rate of the head; backbone_lr: of everything else (default: lr, and a tenth of it where training
     starts from weights). warmup: epochs of linear rise. clip: norm of the gradient. ema: decay, 0 for none.
     weighting: balanced multiplies each pixel's loss by 1/sqrt of its class's share.
@@ -27,6 +28,7 @@ class SemanticConfig:
     model: str = "ddrnet23_slim"
     epochs: int = 20
     imgsz: str = "320"
+    deploy: str = ""
     batch: int = 8
     lr: float = 3e-3
     backbone_lr: float | None = None
@@ -47,7 +49,8 @@ class SemanticConfig:
 
     def __post_init__(self) -> None:
         check_options(find_semantic(self.model), self.options)
-        image_size(self.imgsz)
+        for size in (self.imgsz, self.deploy or self.imgsz):
+            image_size(size)
         _one_of("loss", self.loss, LOSS_NAMES)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("class weights", self.weighting, WEIGHTINGS)
@@ -65,6 +68,11 @@ class SemanticConfig:
             )
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise OptionError(f"device {self.device!r} is not cpu, cuda or cuda:N; training runs on one")
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(height, width) at which the network is deployed, and of the windows that training sees."""
+        return image_size(self.deploy or self.imgsz), image_size(self.imgsz)
 
     @property
     def rates(self) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from .losses import LOSSES
 from .network import SemanticNetwork
 from .scoring import Score, score
 
-OPTIONS = ("imgsz", "images", "device", "loss", "output", "head", "workers")
+OPTIONS = ("imgsz", "crop", "images", "device", "loss", "output", "head", "workers")
 _BATCH = 4
 _KEPT_BYTES = 1 << 29  # decoded images up to half a gigabyte stay in memory
 _STEP_SEED = 1_000_003
@@ -35,7 +35,8 @@ Batch = tuple[Tensor, Tensor]
 def semantic(*, checkpoint: Path, data: Path, options: Mapping[str, str] | None = None) -> SemanticTask:
     """Return the task of quantizing a segmentation network.
 
-    options: imgsz = 320 or 544x640 (default: the checkpoint's); images = how many validation images a score
+    options: imgsz = 320 or 544x640 (default: the checkpoint's); crop = size of the windows that training sees
+    (default: imgsz); images = how many validation images a score
     uses (default: all); loss = focal, cross-entropy (default) or ohem; output = logits (default: at 1/stride)
     or full (upsampled to the input inside the graph); device; and the architecture's own.
     Raises OptionError, DataFileError, ClassMismatchError and what load_semantic raises.
@@ -50,6 +51,7 @@ def semantic(*, checkpoint: Path, data: Path, options: Mapping[str, str] | None 
         card=card,
         dataset=dataset,
         size=image_size(own["imgsz"]) if "imgsz" in own else card.image_size,
+        crop=image_size(own["crop"]) if "crop" in own else None,
         device=own.get("device", "cpu"),
         image_limit=_positive("images", own["images"]) if "images" in own else None,
         loss=_one_of("loss", own.get("loss", "cross-entropy"), tuple(LOSSES)),
@@ -105,12 +107,13 @@ class SemanticTask:
         card: SemanticCheckpoint,
         dataset: SemanticDataset,
         size: tuple[int, int],
+        crop: tuple[int, int] | None = None,
         device: str = "cpu",
         image_limit: int | None = None,
         loss: str = "cross-entropy",
         output: str = "logits",
     ) -> None:
-        self.card, self.dataset, self.size = card, dataset, size
+        self.card, self.dataset, self.size, self.crop = card, dataset, size, crop or size
         self.device = torch.device(device)
         self._network, self._limit, self._loss, self._output = network, image_limit, LOSSES[loss], output
         self._kept: dict[Item, tuple[Tensor, Tensor]] = {}
@@ -125,7 +128,10 @@ class SemanticTask:
 
     def float_model(self) -> nn.Module:
         """Return a fresh copy in evaluation mode: images to (logits,)."""
-        network: nn.Module = copy.deepcopy(self._network)
+        copied = copy.deepcopy(self._network).eval()
+        if hasattr(copied.net, "deployed"):
+            copied.net = copied.net.deployed()  # type: ignore[operator]
+        network: nn.Module = copied
         if self._output == "full":
             network = FullSize(network, self.size)
         return network.eval().to(self.device)
@@ -155,7 +161,7 @@ class SemanticTask:
             for index in order[step * batch : (step + 1) * batch]:
                 generator = torch.Generator().manual_seed((seed * _STEP_SEED + epoch) * _STEP_SEED + index)
                 image, mask = self._read(items[index])
-                pairs.append(augment(image, mask, size=self.size, generator=generator))
+                pairs.append(augment(image, mask, size=self.crop, deployed=self.size, generator=generator))
             yield torch.stack([pixels for pixels, _ in pairs]), torch.stack([kinds for _, kinds in pairs])
 
     def images(self, batch: Batch) -> Tensor:

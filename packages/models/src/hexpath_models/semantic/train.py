@@ -16,7 +16,7 @@ from ..errors import ClassMismatchError, TrainingError
 from ..files import atomic_folder, write_atomic, write_errors
 from .checkpoint import SemanticCheckpoint, load_semantic, save_semantic
 from .config import SemanticConfig
-from .dataset import SemanticDataset, check_names, image_size, pixel_counts, read_semantic
+from .dataset import SemanticDataset, check_names, pixel_counts, read_semantic
 from .losses import class_weights
 from .network import SemanticNetwork
 from .registry import build_semantic, find_semantic
@@ -40,7 +40,7 @@ def train_semantic(config: SemanticConfig, *, data: Path, out: Path, work: Path)
     card = SemanticCheckpoint(
         arch=config.model,
         names=dataset.names,
-        image_size=image_size(config.imgsz),
+        image_size=config.sizes[0],
         fingerprint=dataset.fingerprint,
         options=dict(config.options),
     )
@@ -97,7 +97,12 @@ def _run(
     bfloat16: bool,
 ) -> list[dict[str, float]]:
     task = SemanticTask(
-        network=network, card=card, dataset=dataset, size=card.image_size, device=config.device
+        network=network,
+        card=card,
+        dataset=dataset,
+        size=card.image_size,
+        crop=config.sizes[1],
+        device=config.device,
     )
     weights = None
     if config.weighting == "balanced":
@@ -144,7 +149,12 @@ def _write_result(
     best = work / "best.safetensors"
     network, card = load_semantic(best)
     task = SemanticTask(
-        network=network, card=card, dataset=dataset, size=card.image_size, device=config.device
+        network=network,
+        card=card,
+        dataset=dataset,
+        size=card.image_size,
+        crop=config.sizes[1],
+        device=config.device,
     )
     result = task.score(task.float_model())
     top = max(history, key=lambda row: (row["miou"], row["epoch"]))
