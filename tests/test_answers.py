@@ -157,3 +157,24 @@ def test_the_search_of_both_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "Search: ours asked for the metric 70 times in 100 s; AIMET looked at the outputs 150 times and "
         "asked for the metric 12 times in 200 s."
     )
+
+
+def test_segformer_tells_precisions_fusion_and_the_browser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [row("fp32", miou=0.5)]
+    for name, score, ms in (("w8a8", 0.49, 4.0), ("w8a8-late", 0.48, 5.0), ("w8a16", 0.5, 16.0)):
+        rows.append(row(name, miou=score) | {"latency": {"value_ms": ms, "target": "qcs9075"}})
+    answer = load("exp_06_segformer/answer.py").answer
+    told = " ".join(answer({"results": rows})["answer"])
+    assert "50.0 mIoU in FP32, 49.0 in INT8 at an estimated 4.00 ms, 50.0 in 16-bit activations" in told
+    assert "takes 4.00 instead of 5.00 ms, at 49.0 and 48.0 mIoU" in told
+    assert "browser" not in told
+    files = {name: {"bytes": 4_000_000, "cpu_ms": 90.0} for name in ("model.onnx", "model_quantized.onnx")}
+    (tmp_path / "browser").mkdir()
+    (tmp_path / "browser" / "browser.json").write_text(
+        json.dumps({"threads": 2, "equal_pixels": 0.991, "files": files})
+    )
+    assert "4.0 MB and 90 ms in ONNX Runtime on 2 cores" in " ".join(answer({"results": rows})["answer"])
+    assert answer({"results": rows[:1]})["answer"][-1].startswith("In the browser's folder")
