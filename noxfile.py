@@ -69,9 +69,9 @@ def house(session: nox.Session) -> Path:
     )
 
 
-def run_experiment(session: nox.Session, name: str) -> None:
+def run_experiment(session: nox.Session, name: str, *, arguments: list[str]) -> None:
     bin_folder = house(session)
-    session.run(str(bin_folder / "python"), "experiments/run.py", name, *session.posargs)
+    session.run(str(bin_folder / "python"), "experiments/run.py", name, *arguments)
 
 
 def experiment_sessions() -> None:
@@ -79,7 +79,7 @@ def experiment_sessions() -> None:
     for folder in sorted((HERE / "experiments").glob("exp_*")):
 
         def session_function(session: nox.Session, name: str = folder.name) -> None:
-            run_experiment(session, name)
+            run_experiment(session, name, arguments=session.posargs)
 
         title = (folder / "README.md").read_text().splitlines()[0].lstrip("# ")
         session_function.__doc__ = title
@@ -265,25 +265,39 @@ def fidelity(session: nox.Session) -> None:
     shutil.copyfile(found, HERE / "packages/deploy/src/hexpath_deploy/fidelity/measured.json")
 
 
+LONG_BENCHES = ("sensitivity", "zoo", "scales")  # more than a few minutes: only when named
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Speed against the peers, as ratios measured in one run (packages/*/bench/*.py)."""
+    """Against the peers, as ratios measured in one run: `-- NAME` runs one of packages/*/bench/NAME.py."""
     bin_folder = house(session)
-    work = HERE / ".nox" / "bench"
-    data, weights = work / "dataset" / "data.yaml", work / "train" / "model.safetensors"
-    if not weights.exists():  # any YOLO11n will do: a step takes as long whatever it has learned
-        detector(session, bin_folder, work)
-    trained = HERE / "runs" / "exp_04_sensitivity" / "default"
+    named = [a for a in session.posargs if not a.startswith("--")]
     options = [a for a in session.posargs if a.startswith("--")]  # such as --plan=w4a8
-    for script in sorted(HERE.glob("packages/*/bench/*.py")):
-        if session.posargs and script.stem not in session.posargs:
-            continue
-        inputs = ["--checkpoint", str(weights), "--data", str(data)]
-        if script.stem == "sensitivity" and (trained / "train").exists():
-            # which layers are worst means nothing on a net that has learned nothing
-            inputs = ["--checkpoint", str(trained / "train" / "model.safetensors")]
-            inputs += ["--data", str(trained / "dataset" / "data.yaml")]
-        session.run(str(bin_folder / "python"), str(script), *inputs, *options)
+    scripts = {script.stem: script for script in sorted(HERE.glob("packages/*/bench/*.py"))}
+    for unknown in set(named) - set(scripts):
+        session.error(f"no benchmark {unknown!r}; there are {', '.join(scripts)}")
+    for name in named or [name for name in scripts if name not in LONG_BENCHES]:
+        inputs = bench_inputs(session, bin_folder, name=name, options=options)
+        session.run(str(bin_folder / "python"), str(scripts[name]), *inputs, *options, env=test_env())
+
+
+def bench_inputs(session: nox.Session, bin_folder: Path, *, name: str, options: list[str]) -> list[str]:
+    """What a benchmark works on, made first where it is missing."""
+    if name == "scales":
+        return []
+    if name == "qnn":
+        if any(option.startswith("--run") for option in options):
+            return []
+        run_experiment(session, "exp_01_baselines", arguments=[])  # nothing to do when it is up to date
+        return ["--run", str(HERE / "runs" / "exp_01_baselines" / "default")]
+    work, trained = HERE / ".nox" / "bench", HERE / "runs" / "exp_04_sensitivity" / "default"
+    if name == "sensitivity" and (trained / "train").exists():
+        work = trained  # which layers are worst means nothing on a net that has learned nothing
+    elif not (work / "train" / "model.safetensors").exists():
+        detector(session, bin_folder, work)  # any YOLO11n: a step takes as long whatever it has learned
+    checkpoint, data = work / "train" / "model.safetensors", work / "dataset" / "data.yaml"
+    return ["--checkpoint", str(checkpoint), "--data", str(data)]
 
 
 def detector(session: nox.Session, bin_folder: Path, work: Path) -> None:
