@@ -122,7 +122,7 @@ def row(name: str, plan: Mapping[str, str], *, prefix: str, model: str) -> dict[
     evaluated = [path for path in evaluated if Path(path).is_file()]
     told = {
         "id": matrix.row_id(model, name, prefix=prefix),
-        "model": model,
+        "model": f"{model}, {plan['branch']}" if "branch" in plan else model,
         "method": method,
         "plan": Path(plan["plan"]).stem if plan["plan"].endswith(".yaml") else plan["plan"],
         "head": plan["head"],

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 COLORS = ("#1b6ca8", "#c8553d", "#3b8f5a", "#8a5fbf", "#a07a1f", "#4d4d4d")
-WIDTH, HEIGHT, LEFT, BOTTOM = 760, 420, 70, 60
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 70, 20, 36, 50
 
 
 def main() -> int:
@@ -92,44 +92,83 @@ def table(rows: Sequence[Mapping[str, Any]], *, budget: Mapping[str, float]) -> 
     return "\n".join(lines)
 
 
+class Axes(NamedTuple):
+    """Where milliseconds (log) and points lie on the picture, both given as (low, high)."""
+
+    ms: tuple[float, float]
+    points: tuple[float, float]
+
+    def x(self, ms: float) -> float:
+        """Return the pixel column of a time."""
+        low, high = map(math.log, self.ms)
+        return LEFT + (math.log(ms) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, points: float) -> float:
+        """Return the pixel row of an accuracy."""
+        low, high = self.points
+        return HEIGHT - BOTTOM - (points - low) / (high - low) * (HEIGHT - BOTTOM - TOP)
+
+
 def plot(rows: Sequence[Mapping[str, Any]], *, budget: Mapping[str, float]) -> str:
-    """Accuracy over end-to-end time (log), one point a configuration, a line a budget, as SVG."""
-    times = [row["end_to_end_ms"] for row in rows] + [budget["ms"], budget["tight_ms"]]
-    low, high = math.log(min(times) * 0.8), math.log(max(times) * 1.25)
+    """Accuracy over end-to-end time as SVG: a point a configuration, its upper bound, a line a budget."""
+    times = [row[key] for row in rows for key in ("end_to_end_ms", "end_to_end_high_ms")] + [*budget.values()]
     scores = [100 * row["map"] for row in rows]
-    bottom, top = min(scores) - 2, max(scores) + 2
-
-    def x(ms: float) -> float:
-        return LEFT + (math.log(ms) - low) / (high - low) * (WIDTH - LEFT - 20)
-
-    def y(score: float) -> float:
-        return HEIGHT - BOTTOM - (score - bottom) / (top - bottom) * (HEIGHT - BOTTOM - 20)
-
+    axes = Axes(
+        ms=(min(times) * 0.8, max(times) * 1.25), points=(max(min(scores) - 2, 0), min(max(scores) + 2, 100))
+    )
+    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(dict.fromkeys(r["model"] for r in rows))}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         'font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{WIDTH / 2}" y="{HEIGHT - 12}" text-anchor="middle">end to end, ms (log)</text>',
+        *grid(axes),
+        *(line(axes, ms=ms) for ms in (budget["tight_ms"], budget["ms"])),
+        *(point(row, axes=axes, color=colors[row["model"]]) for row in rows),
+    ]
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def grid(axes: Axes) -> list[str]:
+    """Ticks and titles of both axes."""
+    low, high = axes.points
+    found = [
+        text(WIDTH / 2, HEIGHT - 8, "end to end, ms (log); the bar ends at the upper bound of the estimate"),
         f'<text x="16" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 16 {HEIGHT / 2})">'
         "mAP50-95</text>",
     ]
-    for tick in range(math.ceil(bottom), math.floor(top) + 1, max(1, round((top - bottom) / 6))):
-        parts.append(f'<text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>')
-        parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - 20}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#eee"/>'
-        )
-    for ms in (budget["tight_ms"], budget["ms"]):
-        parts.append(
-            f'<line x1="{x(ms):.1f}" x2="{x(ms):.1f}" y1="20" y2="{HEIGHT - BOTTOM}" stroke="#999" '
-            f'stroke-dasharray="4 4"/><text x="{x(ms):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">'
-            f"{ms:g} ms</text>"
-        )
-    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(dict.fromkeys(r["model"] for r in rows))}
-    for row in rows:
-        at, score = x(row["end_to_end_ms"]), y(100 * row["map"])
-        parts.append(f'<circle cx="{at:.1f}" cy="{score:.1f}" r="5" fill="{colors[row["model"]]}"/>')
-        parts.append(f'<text x="{at + 8:.1f}" y="{score - 6:.1f}">{escape(row["id"])}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    for tick in range(math.ceil(low), math.floor(high) + 1, max(1, round((high - low) / 6))):
+        y = axes.y(tick)
+        found += [
+            text(LEFT - 8, y + 4, f"{tick}", anchor="end"),
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#eee"/>',
+        ]
+    ticks = [step * 10**power for power in range(-1, 4) for step in (1, 2, 5)]
+    shown = [ms for ms in ticks if axes.ms[0] <= ms <= axes.ms[1]]
+    return found + [text(axes.x(ms), HEIGHT - BOTTOM + 18, f"{ms:g}") for ms in shown]
+
+
+def line(axes: Axes, *, ms: float) -> str:
+    """A budget."""
+    x = axes.x(ms)
+    stroke = f'y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#999" stroke-dasharray="4 4"/>'
+    return f'<line x1="{x:.1f}" x2="{x:.1f}" {stroke}' + text(x, TOP - 8, f"budget {ms:g} ms")
+
+
+def point(row: Mapping[str, Any], *, axes: Axes, color: str) -> str:
+    """A configuration, filled when it runs in integers, with its name on the side that has room."""
+    x, y, end = axes.x(row["end_to_end_ms"]), axes.y(100 * row["map"]), axes.x(row["end_to_end_high_ms"])
+    fill = "white" if row["plan"].startswith("fp") else color
+    left = x > WIDTH - RIGHT - 150
+    return (
+        f'<line x1="{x:.1f}" x2="{end:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{color}"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="{color}" stroke-width="2"/>'
+        + text(x - 9 if left else x + 9, y - 7, escape(row["id"]), anchor="end" if left else "start")
+    )
+
+
+def text(x: float, y: float, words: str, *, anchor: str = "middle") -> str:
+    """Words at a place."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>'
 
 
 if __name__ == "__main__":

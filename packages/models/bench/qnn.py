@@ -45,9 +45,9 @@ def main() -> int:
     args = arguments()
     run = args.run.resolve()
     config = json.loads((run / "config.json").read_text())
-    models = [path.name for path in sorted((run / "models").iterdir())]
     rows: list[Figures] = []
-    for name in models:
+    for entry in config["models"].split(","):  # a name, or a .pt file, whose rows bear its stem
+        name = Path(entry).stem if entry.endswith((".pt", ".safetensors")) else entry
         rows += compare(run, name, config=config, out=args.out / name)
     print(table(rows))
     print(json.dumps(rows))

@@ -168,6 +168,13 @@ def test_thirty_plans_and_eighty_classes(record: dict[str, Any], run_folder: Pat
     assert "candidate-29" in " ".join(read.text)
 
 
+def test_fp32_is_a_line_only_where_it_is_one_network(record: dict[str, Any], run_folder: Path) -> None:
+    assert "The dashed line is FP32." in " ".join(page(record, run_folder).text)
+    fp32 = [row for row in record["results"] if row["id"] == "fp32"]
+    record["results"] += [{**row, "id": "other/fp32", "model": "other"} for row in fp32]
+    assert "The dashed line is FP32." not in " ".join(page(record, run_folder).text)
+
+
 def test_one_plan_without_anything_else(record: dict[str, Any], tmp_path: Path) -> None:
     row = next(row for row in record["results"] if row["id"] == "w8a8-raw-ptq")
     kept = {key: row[key] for key in ("id", "model", "method", "plan", "latency")}

@@ -140,6 +140,7 @@ def context(results: Mapping[str, Any], *, found: list[Comparison], drawn: Drawn
         "timed": [item for item in found if item.plan.latency],
         "targets": sorted({item.plan.latency["target"] for item in found if item.plan.latency}),
         "plots": _plots(found, metric=metric, best=best),
+        "has_line": _line(found, metric=metric) is not None,
         "classes": class_table(found),
         "traffic": traffic_bars(found),
         "ops": ops_bars(found),
@@ -161,6 +162,12 @@ def _best_error(best: Comparison | None) -> str | None:
     return known.text if known else None
 
 
+def _line(found: list[Comparison], *, metric: str) -> float | None:
+    """FP32's accuracy, drawn as a line where there is one FP32 network for all plans."""
+    figures = [item.plan.metrics.get(metric) for item in found if item.plan.is_reference]
+    return figures[0] if len(figures) == 1 else None
+
+
 def _plots(found: list[Comparison], *, metric: str, best: Comparison | None) -> list[Any]:
     points = []
     for item in found:
@@ -179,9 +186,7 @@ def _plots(found: list[Comparison], *, metric: str, best: Comparison | None) -> 
             )
     if len(points) < 2:
         return []
-    reference = next(
-        (i.plan.metrics[metric] for i in found if i.plan.is_reference and metric in i.plan.metrics), None
-    )
+    reference = _line(found, metric=metric)
     label = labels.metric_label(metric)
     return [
         scatter(points, reference=reference, metric=label, width=1000.0, height=430.0),
