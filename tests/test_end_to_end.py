@@ -1,9 +1,7 @@
-"""Networks of each kind of head at w8a8: wholly on the NPU, the emulator agrees with ONNX Runtime, and YOLO26
-gives what Ultralytics' own end-to-end forward gives."""
+"""YOLO26 gives what Ultralytics' own end-to-end forward gives."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -50,24 +48,6 @@ def write(name: str, path: Path) -> Path:
     about = {"arch": name, "task": card.task, "stride": 32, "reg_max": card.reg_max, "fingerprint": ""}
     save_checkpoint(path, model, card=CheckpointCard(names=NAMES, image_size=(SIDE, SIDE), **about))
     return path
-
-
-@pytest.mark.parametrize("name", ["yolo11n", "yolo11n-seg", "yolo26n"])
-def test_every_operator_is_on_the_npu_and_computes_what_the_file_says(
-    name: str, data: Path, tmp_path: Path
-) -> None:
-    checkpoint = write(name, tmp_path / "model.safetensors")
-    options = ("--task", "yolo", "--checkpoint", checkpoint, "--data", data, "--option", "images=1")
-    call("hexpath-quant", "ptq", *options, "--plan", "w8a8", "--calibration", 8, "--out", tmp_path / "q")
-    model, compiled = tmp_path / "q" / "model.onnx", tmp_path / "c"
-    call("hexpath-deploy", "compile", model, "--target", "qcs9075", "--out", compiled)
-    card = json.loads((compiled / "compile.json").read_text())
-    assert (card["cpu_ops"], card["float_ops"]) == (0, 0)
-    assert card["npu_ops"] > 200
-    assert not any("TopK" in entry["type"] for entry in card["ops"]), "cut before it"
-    recorded = ("--compiled", compiled, "--recorded", model.with_name("recorded.npz"))
-    call("hexpath-deploy", "agree", model, *recorded, "--out", tmp_path / "agree.json")
-    assert json.loads((tmp_path / "agree.json").read_text())["verdict"] == "pass"
 
 
 def test_yolo26_gives_what_ultralytics_end_to_end_forward_gives(data: Path, tmp_path: Path) -> None:
