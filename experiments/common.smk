@@ -22,6 +22,7 @@ PYTHON = "python" if IMAGES else shlex.quote(sys.executable)
 STAGES = {
     "generate": ("ultralytics", ["data"]),
     "card": ("ultralytics", ["data"]),
+    "select": ("ultralytics", ["data"]),
     "train": ("ultralytics", ["models"]),
     "control": ("ultralytics", ["models"]),
     "export": ("ultralytics", ["models"]),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 FILES = (".pt", ".safetensors")
+AXES = ("plan", "method", "selection", "calibration")
+FLAGS = ("npu", "extra")
 
 
 def models(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -43,3 +46,23 @@ def folder(name: str, plan: Mapping[str, str]) -> str:
 def row_id(model: str, name: str, *, prefix: str) -> str:
     """The id of a plan in the record: unique over the matrix."""
     return f"{model}/{name}" if prefix else name
+
+
+def swept(sweeps: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The plans of a PTQ study: every combination of each sweep's lists, by an id that names what it varies.
+
+    A sweep lists `plan` and `method`, and may list `calibration` (numbers of images) and `selection` (of
+    `hexpath-data select`); `npu: true` has its rows compiled, profiled and emulated as well, `extra: true`
+    has them run only when --plans names them. A later sweep that names a combination again adds to it.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for sweep in sweeps:
+        axes = [sweep.get(axis) or [None] for axis in AXES]
+        for plan, method, selection, count in product(*axes):
+            name = ".".join(str(part) for part in (plan, method, selection, count) if part is not None)
+            entry = {"head": "raw", "plan": plan, "method": f"ptq:{method}", "why": str(sweep["why"])}
+            chosen = {"calibration": count, "selection": selection}
+            entry |= {key: value for key, value in chosen.items() if value is not None}
+            entry |= {key: True for key in FLAGS if sweep.get(key)}
+            found[name] = found.get(name, {}) | entry
+    return found

@@ -3,6 +3,7 @@
 #   dataset/                data.yaml with absolute paths, card.json, coco/<split>.json of boxes
 #   train/                  model.safetensors, history.csv, metrics.json
 #   export/<head>/          float ONNX with recorded input and output
+#   selection/<how>.txt     images to calibrate with, where a plan names a selection
 #   quant/<plan id>/        QDQ ONNX, AIMET encodings, recorded input and output
 #   compile/<plan id>/      context binary, DLC, census of the NPU's operators
 #   agree/, eval/, profile/ what the compiled artifact computes, scores and costs
@@ -35,7 +36,20 @@ def plan_flags(wildcards):
     plan = PLANS[wildcards.id]
     method = plan["method"].split(":")[1]
     branch = f" --option branch={plan['branch']}" if "branch" in plan else ""
-    return f"--plan {plan_of(plan)} --option head={plan['head']}{branch} --method {method}"
+    images = f" --option calibration={selection(wildcards)}" if "selection" in plan else ""
+    return f"--plan {plan_of(plan)} --option head={plan['head']}{branch}{images} --method {method}"
+
+
+def selection(wildcards):
+    """The list of images that a plan is calibrated with, if it names a selection."""
+    plan = PLANS[wildcards.id]
+    return f"selection/{plan['selection']}.txt" if "selection" in plan else []
+
+
+def ptq_options(wildcards):
+    """The group `ptq`, with the plan's own number of images where it has one."""
+    own = {key: value for key, value in PLANS[wildcards.id].items() if key == "calibration"}
+    return flags(config["ptq"] | own)
 
 
 def plan_of(plan):
@@ -112,6 +126,20 @@ rule card:
     threads: workflow.cores
     shell:
         stage("card") + "hexpath-data card {params.data:q} --out {output:q}"
+
+
+rule select:
+    # Images to calibrate with, in an order of which a plan takes the first ones.
+    input:
+        "dataset",
+    output:
+        "selection/{how}.txt",
+    params:
+        options=flags(config.get("select", {})),
+        source=source("select"),
+    shell:
+        stage("select/{wildcards.how}")
+        + "hexpath-data select {input:q}/data.yaml --method {wildcards.how} --out {output:q} {params.options}"
 
 
 FROM_FILE = [m for m, own in MODELS.items() if own["checkpoint"]]
@@ -208,6 +236,7 @@ rule ptq:
     input:
         "{m}train",
         plan_files,
+        selection,
     output:
         directory("{m}quant/{id}"),
     wildcard_constraints:
@@ -215,7 +244,7 @@ rule ptq:
     params:
         task=config["task"],
         plan=plan_flags,
-        options=flags(config["ptq"]),
+        options=ptq_options,
         source=source("ptq"),
     shell:
         stage("ptq/{wildcards.m}{wildcards.id}")

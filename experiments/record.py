@@ -128,9 +128,20 @@ def row(name: str, plan: Mapping[str, str], *, prefix: str, model: str) -> dict[
         "head": plan["head"],
         "why": plan["why"],
     }
-    predicted = prediction(plan["plan"])
-    told |= {"params": predicted} if predicted else {}
+    params = prediction(plan["plan"]) | calibration(plan, folder=folder)
+    told |= {"params": params} if params else {}
     return told | found | {"eval": evaluated}
+
+
+def calibration(plan: Mapping[str, Any], *, folder: str) -> dict[str, Any]:
+    """What a post-training method had and took, as its card says."""
+    card = Path(folder) / "quant.json"
+    if not plan["method"].startswith("ptq:") or not card.is_file():
+        return {}
+    facts = json.loads(card.read_text())
+    kept = ("calibration_images", "method_seconds", "method_cpu_seconds")
+    chosen = {"selection": plan["selection"]} if "selection" in plan else {}
+    return {key: facts[key] for key in kept if key in facts} | chosen
 
 
 def prediction(plan: str) -> dict[str, Any]:

@@ -166,6 +166,7 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
         )
     if args.target:
         config["target"] = args.target
+    config["plans"] |= matrix.swept(config.get("sweeps", []))
     if args.plans:
         config["plans"] = chosen(config["plans"], args.plans.split(","))
     if config.get("checkpoint") and not args.plans:  # taken as it is: no training unless a plan asks for it

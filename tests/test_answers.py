@@ -178,3 +178,43 @@ def test_segformer_tells_precisions_fusion_and_the_browser(
     )
     assert "4.0 MB and 90 ms in ONNX Runtime on 2 cores" in " ".join(answer({"results": rows})["answer"])
     assert answer({"results": rows[:1]})["answer"][-1].startswith("In the browser's folder")
+
+
+def tried(plan: str, method: str, score: float, **params: Any) -> dict[str, Any]:
+    given = {"calibration_images": 64, "method_cpu_seconds": 5.0, **params}
+    name = ".".join(map(str, (plan, method, *params.values())))
+    return row(f"net/{name}", map=score) | {"plan": plan, "method": f"ptq:{method}", "params": given}
+
+
+def test_the_methods_answer_names_the_best_and_what_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        row("net/fp32", map=0.60),
+        tried("w8a8", "minmax", 0.590),
+        tried("w8a8", "sqnr", 0.585),
+        tried("w4a8", "minmax", 0.40),
+        tried("w4a8", "adaround", 0.55, method_cpu_seconds=61.0),
+        tried("w4a8-per-tensor", "minmax", 0.20),
+        *(
+            tried("w8a8", "minmax", 0.58 + n / 10000, selection=how, calibration_images=n)
+            for how in ("first", "cover")
+            for n in (8, 32)
+        ),
+    ]
+    told = load("exp_02_ptq/answer.py").answer({"results": rows})["answer"]
+    assert "w8a8: minmax (59.0, 5 s); w4a8: adaround (55.0, min-max 40.0, 61 s)." in told[0]
+    assert told[0].startswith("net, the method that keeps most mAP50-95 of FP32's 60.0")
+    assert told[1] == "net, per-tensor weights against per-channel, points: w4a8 minmax -20.0."
+    assert "first 58.1, cover 58.1 with 8 images; all sets lie within 0.2 points" in told[2]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results.json").write_text(json.dumps({"results": rows}))
+    methods = load("exp_02_ptq/methods.py")
+    assert methods.main() == 0
+    printed = capsys.readouterr().out
+    assert "| adaround |  | -5.0 |  | 61 to 61 |" in printed
+    assert "| w8a8, minmax | cover | -1.9 | -1.7 |" in printed
+    found = {one["id"]: one for one in json.loads((tmp_path / "methods.json").read_text())}
+    assert found["net/w4a8.adaround.61.0"]["gain"] == 15.0
+    assert "gain" not in found["net/w8a8.minmax"]
+    assert (tmp_path / "methods.svg").read_text().count('r="4.5"') == 2 + 2  # two gains, two plans named

@@ -74,6 +74,35 @@ def test_extra_plans_run_when_they_are_named() -> None:
     assert "w4a8" in config_of("--plans", "w4a8", experiment="exp_01_baselines")["plans"]
 
 
+def test_sweeps_are_every_combination_of_their_lists() -> None:
+    plans = matrix.swept(
+        [
+            {"plan": ["w8a8", "w4a8"], "method": ["minmax", "cle+sqnr"], "why": "all"},
+            {
+                "plan": ["w8a8"],
+                "method": ["minmax"],
+                "selection": ["cover"],
+                "calibration": [8, 32],
+                "why": "n",
+            },
+            {"plan": ["w4a8"], "method": ["minmax"], "npu": True, "why": "sample"},
+        ]
+    )
+    assert list(plans) == [
+        *("w8a8.minmax", "w8a8.cle+sqnr", "w4a8.minmax", "w4a8.cle+sqnr"),
+        *("w8a8.minmax.cover.8", "w8a8.minmax.cover.32"),
+    ]
+    assert plans["w4a8.cle+sqnr"] == {
+        "head": "raw",
+        "plan": "w4a8",
+        "method": "ptq:cle+sqnr",
+        "why": "all",
+    }
+    assert plans["w8a8.minmax.cover.32"]["calibration"] == 32
+    assert plans["w4a8.minmax"]["npu"] is True
+    assert "npu" not in plans["w8a8.minmax"]
+
+
 def test_parameters_of_the_command_line() -> None:
     config = config_of("qat.epochs=3", "qat.lr=1e-4", "train.pretrained=true", "--target", "sm8650")
     assert config["qat"]["epochs"] == 3

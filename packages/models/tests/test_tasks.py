@@ -360,3 +360,36 @@ def test_entry_point(name: str, factory: object) -> None:
     if not found:
         pytest.skip("hexpath-models is not installed, only on the path")
     assert found[0].load() is factory
+
+
+def test_calibration_takes_the_images_of_a_list_in_its_order(
+    checkpoint: Path, data: Path, tmp_path: Path, task: DetectionTask
+) -> None:
+    root = read_dataset(data).train[0]
+    images = sorted(path for path in root.rglob("*") if path.suffix in (".jpg", ".png"))
+    chosen = tmp_path / "chosen.txt"
+    chosen.write_text(f"{images[3]}\n{images[1]}\n{images[0]}\n")
+    listed = yolo_detect(checkpoint=checkpoint, data=data, options={"calibration": str(chosen)})
+    everything = torch.cat(list(task.calibration(len(images))))
+    found = torch.cat(list(listed.calibration(2)))
+    assert torch.equal(found, everything[[3, 1]])
+    assert len(torch.cat(list(listed.calibration(99)))) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such list of images: .*; `hexpath-data select` writes one"),
+        ("\n", "names no image; give one a line"),
+        ("../val/9.jpg\n", "names ../val/9.jpg, which is no image of the training split"),
+    ],
+)
+def test_wrong_calibration_lists_are_refused(
+    checkpoint: Path, data: Path, tmp_path: Path, text: str | None, message: str
+) -> None:
+    chosen = tmp_path / "chosen.txt"
+    if text is not None:
+        chosen.write_text(text)
+    task = yolo_detect(checkpoint=checkpoint, data=data, options={"calibration": str(chosen)})
+    with pytest.raises(errors.DataFileError, match=message):
+        next(task.calibration(1))

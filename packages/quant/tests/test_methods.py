@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from hexpath_quant.errors import UnknownNameError
-from hexpath_quant.methods import METHODS, find_method
+from hexpath_quant.methods import METHODS, adaround, find_method
+from hexpath_quant.methods.layers import Visit
 from hexpath_quant.plans import parse_plan
 from hexpath_quant.prepare import prepare
 from hexpath_quant.sim import forward_of
@@ -104,6 +105,85 @@ def test_bias_correction_takes_back_the_shift() -> None:
         results[name] = float(shift), sqnr_db(wanted, found)
     assert results["bias-correction"][0] < 0.25 * results["minmax"][0]
     assert results["bias-correction"][1] > results["minmax"][1] + 1
+
+
+def test_adaround_finds_better_weights_on_the_same_grid() -> None:
+    """The weights end on min-max's grid, at most one step from where they were."""
+    net, some = three_layers(), images()
+    results = {
+        name: sqnr_db(*outputs(net, name, "w4a8", images=some))
+        for name in ("minmax", "adaround", "adaround+bias-correction")
+    }
+    assert results["adaround"] > results["minmax"] + 1.5
+    assert results["adaround+bias-correction"] > results["adaround"]
+    plain, learned = (quantized(net, name, "w4a8", images=some) for name in ("minmax", "adaround"))
+    for before, after in zip(plain, learned, strict=True):
+        scale = before.param_quantizers["weight"].get_scale()
+        assert torch.equal(scale, after.param_quantizers["weight"].get_scale())
+        steps = (after.weight / scale).detach()
+        assert torch.allclose(steps, steps.round(), atol=1e-4)
+        assert float((steps - before.weight / scale).abs().max()) < 1.001
+        assert not torch.equal(steps.round(), (before.weight / scale).round())
+
+
+def quantized(net: nn.Module, method: str, plan: str, *, images: Tensor) -> list[nn.Module]:
+    """Return the layers with weights of a simulation."""
+    sim = find_method(method).quantize(
+        prepare(net, example=images[:1]),
+        example=images[:1],
+        plan=parse_plan(plan),
+        batches=lambda: iter(images.split(8)),
+        input_range=(0.0, 1.0),
+    )
+    return [layer for layer in sim.model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(8, 6, 3, stride=2, padding=1),
+        nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8),
+        nn.Conv2d(8, 4, (1, 3), padding=(0, 1), groups=2),
+        nn.Linear(8, 5),
+    ],
+)
+def test_rows_times_weights_are_the_layers_output(layer: nn.Module) -> None:
+    """What AdaRound learns on is the layer: stride, padding, dilation and groups included."""
+    source = torch.randn(2, 8, 8, 8)
+    layer.input_quantizers = [None]
+    with torch.no_grad():
+        output = layer(source)
+    visit = Visit(name="layer", layer=layer, source=source, output=output)
+    where = adaround.places(output, visit)
+    sample = adaround.sample_of(visit, wanted=adaround.rows_of(output, layer=layer, where=where))
+    weight = layer.weight.reshape(len(sample.source), -1, sample.source.shape[-1])
+    assert sample.source.shape[1] == output.numel() // output.shape[visit.axis]
+    assert float(sample.error(weight)) < 1e-8
+    assert float(sample.error(1.1 * weight)) > 1e-3
+
+
+def test_reestimation_restores_the_statistics_of_folded_norms() -> None:
+    """Four bits move mean and variance of every channel; the norm behind the last layer puts them back."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8)
+    )
+    net.train()(images())
+    net.eval()
+    errors = {}
+    for method in ("minmax", "bn-reestimation"):
+        wanted, found = outputs(net, method, "w4a8", images=images())
+        mean = (wanted.mean((0, 2, 3)) - found.mean((0, 2, 3))).abs().max()
+        errors[method] = float(mean), float((wanted.std((0, 2, 3)) / found.std((0, 2, 3)) - 1).abs().max())
+    assert errors["bn-reestimation"][0] < 0.3 * errors["minmax"][0]
+    assert errors["bn-reestimation"][1] < 0.3 * errors["minmax"][1]
+
+
+def test_reestimation_leaves_layers_without_a_norm_alone() -> None:
+    plain, again = (
+        quantized(three_layers(), name, "w4a8", images=images()) for name in ("minmax", "bn-reestimation")
+    )
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(plain, again, strict=True))
 
 
 def test_composed_methods_do_what_their_steps_do() -> None:

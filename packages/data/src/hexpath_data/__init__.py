@@ -11,6 +11,7 @@ from hexpath_data.errors import DataError
 from hexpath_data.generator import GENERATOR_VERSION, Parameters, generate
 from hexpath_data.identity import fingerprint
 from hexpath_data.scenes import Frame, Instance, render
+from hexpath_data.selection import Coverage, Selection, select
 from hexpath_data.yolo import Box, read_labels, write_data_yaml, write_labels
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "CocoImage",
     "CocoInstance",
     "CocoSet",
+    "Coverage",
     "DataError",
     "Dataset",
     "Frame",
@@ -29,6 +31,7 @@ __all__ = [
     "Parameters",
     "Problem",
     "Report",
+    "Selection",
     "Split",
     "__version__",
     "check",
@@ -42,6 +45,7 @@ __all__ = [
     "render",
     "rle_decode",
     "rle_encode",
+    "select",
     "write_card",
     "write_coco",
     "write_data_yaml",

@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands.add_parser("generate", help="generate aerial scenes in Ultralytics layout"))
     _add_check(commands.add_parser("check", help="find everything that is broken in a dataset"))
     _add_card(commands.add_parser("card", help="check a dataset, then write its card and COCO files"))
+    _add_select(commands.add_parser("select", help="choose images to calibrate a quantizer with"))
     add_terrain(
         commands.add_parser("terrain", help="bring masks of other datasets into the terrain ontology")
     )
@@ -70,6 +71,16 @@ def _add_card(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--limit", type=int, default=20, help="print at most this many problems (default 20)")
     parser.set_defaults(run=_run_card)
+
+
+def _add_select(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, metavar="DATA.yaml")
+    parser.add_argument("--count", type=int, default=64, help="images (default 64)")
+    parser.add_argument("--method", default="cover", help="cover, first, random or spread (default cover)")
+    parser.add_argument("--split", default="train", help="default train")
+    parser.add_argument("--seed", type=int, default=0, help="of the method random (default 0)")
+    parser.add_argument("--out", type=Path, required=True, metavar="LIST.txt", help="one image a line")
+    parser.set_defaults(run=_run_select)
 
 
 def _run_generate(arguments: argparse.Namespace) -> int:
@@ -127,6 +138,24 @@ def _run_card(arguments: argparse.Namespace) -> int:
     report.require_ok()
     made = save_card(card_of(report), out=arguments.out)
     print(f"{made}: {_summary(report)}")
+    return 0
+
+
+def _run_select(arguments: argparse.Namespace) -> int:
+    from hexpath_data.dataset import read_dataset
+    from hexpath_data.selection import select, write_list
+
+    dataset = read_dataset(arguments.data)
+    found = select(
+        dataset, count=arguments.count, method=arguments.method, split=arguments.split, seed=arguments.seed
+    )
+    write_list(found, path=arguments.out, root=dataset.root)
+    one = found.coverage
+    print(
+        f"{arguments.out}: {len(found.images)} of {found.of} {arguments.split} images by {arguments.method};"
+        f" farthest image {one.radius:.2f} (random {one.random_radius:.2f}),"
+        f" mean {one.mean:.2f} (random {one.random_mean:.2f}) from the nearest selected one"
+    )
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -167,3 +167,21 @@ def spread(count: int, total: int) -> list[int]:
     """Return up to `count` indices spread evenly over range(total), without repetition."""
     wanted = min(count, total)
     return [index * total // wanted for index in range(wanted)]
+
+
+def listed(file: Path, *, images: Sequence[Path]) -> list[int]:
+    """Return the positions in `images` of those that a list names, one a line, in the list's order.
+
+    Lines may be relative to the list. Raises DataFileError when the list is missing or empty, or names an
+    image that is not among `images`.
+    """
+    if not file.is_file():
+        raise DataFileError(f"no such list of images: {file}; `hexpath-data select` writes one")
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise DataFileError(f"{file} names no image; give one a line")
+    known = {image.resolve(): index for index, image in enumerate(images)}
+    for line in lines:
+        if (file.parent / line).resolve() not in known:
+            raise DataFileError(f"{file} names {line}, which is no image of the training split")
+    return [known[(file.parent / line).resolve()] for line in lines]

@@ -21,6 +21,7 @@ from .loading import (
     LIGHT_AUGMENTATION,
     collate,
     default_settings,
+    listed,
     open_split,
     seeded,
     shuffled,
@@ -39,7 +40,7 @@ from .prepare import (
 )
 from .scoring import Score, score
 
-_OPTIONS = ("head", "branch", "imgsz", "device", "workers", "images")
+_OPTIONS = ("head", "branch", "imgsz", "device", "workers", "images", "calibration")
 _VALIDATION_BATCH = 16
 _CALIBRATION_BATCH = 8
 _KEPT_BYTES = 1 << 29  # validation images up to half a gigabyte stay decoded in memory between evaluations
@@ -50,7 +51,8 @@ def yolo_detect(*, checkpoint: Path, data: Path, options: Mapping[str, str] | No
 
     options: head = raw (default), decoded or plain; branch = one-to-one (default where the network has it)
     or one-to-many; imgsz = 320 or 544x640 (default: the checkpoint's); images = how many validation images
-    evaluate() uses (default: all); device, workers.
+    evaluate() uses (default: all); calibration = a list of training images, one a line, the first of which
+    are taken (default: spread over the split); device, workers.
     Raises OptionError, DataFileError, ClassMismatchError and what load_checkpoint raises.
     """
     return _yolo(checkpoint, data, options or {}, task="detect")
@@ -80,6 +82,7 @@ def _yolo(checkpoint: Path, data: Path, options: Mapping[str, str], *, task: str
         size=image_size(settings["imgsz"]) if "imgsz" in settings else card.image_size,
         device=settings.get("device", "cpu"),
         image_limit=_positive("images", settings["images"]) if "images" in settings else None,
+        calibration_list=Path(settings["calibration"]) if "calibration" in settings else None,
     )
 
 
@@ -116,6 +119,7 @@ class DetectionTask:
         branch: Branch | None = None,
         device: str = "cpu",
         image_limit: int | None = None,
+        calibration_list: Path | None = None,
     ) -> None:
         self.name = f"yolo-{card.task}"
         self.card, self.dataset, self.head, self.size = card, dataset, head, size
@@ -123,6 +127,7 @@ class DetectionTask:
         self._model: Any = model
         self._model.args = default_settings(task=card.task)
         self._image_limit = image_limit
+        self._calibration_list = calibration_list
         self.branch = choose_branch(self._detect, head=head, wanted=branch)
         prepared = prepare(model, head=head, image_size=size, branch=self.branch)
         self.output_names: tuple[str, ...] = prepared.output_names
@@ -149,9 +154,16 @@ class DetectionTask:
         return network.to(self.device)
 
     def calibration(self, count: int) -> Iterator[Tensor]:
-        """Yield float32 (B, 3, H, W) in [0, 1]: images spread over the training split, letterboxed only."""
+        """Yield float32 (B, 3, H, W) in [0, 1] of the training split, letterboxed only.
+
+        The images are spread over the split, or the first of the list that the task was given. Raises
+        DataFileError for a list that is missing, empty, or names other images.
+        """
         source = self._split("train")
-        indices = spread(count, len(source))
+        if self._calibration_list is None:
+            indices = spread(count, len(source))
+        else:
+            indices = listed(self._calibration_list, images=[Path(f) for f in source.im_files])[:count]
         for start in range(0, len(indices), _CALIBRATION_BATCH):
             batch = collate(source, indices[start : start + _CALIBRATION_BATCH])
             yield to_float(batch["img"]).to(self.device)

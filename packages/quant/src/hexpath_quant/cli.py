@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     sensitivity_command.add_parser(commands)
     ptq = commands.add_parser("ptq", help="quantize after training")
     _add_common(ptq)
+    ptq.add_argument("--no-score", action="store_true", help="do not score the simulation first")
     ptq.set_defaults(run=run_ptq)
     qat = commands.add_parser("qat", help="train the quantized model for a few epochs")
     _add_common(qat)
@@ -140,6 +141,7 @@ def run_ptq(args: argparse.Namespace) -> None:
         method=args.method,
         calibration=args.calibration,
         out=args.out,
+        evaluate=not args.no_score,
         overrides=overrides,
     )
 
@@ -204,7 +206,7 @@ def run_methods(args: argparse.Namespace) -> None:
     from hexpath_quant.methods import METHODS
 
     for name, method in METHODS.items():
-        print(f"{name:12} {method.SAYS} [{method.PAPER}]")
+        print(f"{name:16} {method.SAYS} [{method.PAPER}]")
 
 
 def run_plans(args: argparse.Namespace) -> None:

@@ -86,6 +86,7 @@ def export(
         path = folder / "model.onnx"
         with derived_biases(sim.model):
             write_qdq(sim, path=path, example=example, input_names=input_names, output_names=output_names)
+            recorded = record(sim, samples=samples, output_names=output_names)
         apply_workarounds(path)
         floats = float_nodes(sim.model.graph)
         model = check_graph(
@@ -99,7 +100,6 @@ def export(
         write_encodings(
             sim, path=folder / "model.encodings", example=example, names=(input_names, output_names)
         )
-        recorded = record(sim, samples=samples, output_names=output_names)
         np.savez_compressed(folder / "recorded.npz", **recorded)  # type: ignore[arg-type]
         figures = check_agreement(path, recorded=recorded)
         for name, data in (extra_files or {}).items():

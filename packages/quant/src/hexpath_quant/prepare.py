@@ -19,6 +19,7 @@ from hexpath_quant.lowering import drop_unchanged, flatten_linear, functions_to_
 TOLERANCE = 1e-5
 ROUNDINGS = 4.0  # of float32 weights, where these alone move an output further than the tolerance
 LOOSEST = 1e-3
+HAD_NORM = "hexpath_had_norm"
 SHAPE = "shape"  # in a node's meta: its output's shape
 ARITHMETIC = (custom.Add, custom.Subtract, custom.Multiply, custom.Divide)
 
@@ -319,6 +320,12 @@ def _fold(layer: Any, norm: Any) -> None:
     values = [t.detach().double() for t in (layer.weight, bias, norm.running_mean, norm.running_var)]
     weight, bias = fuse(*values, norm.eps, gamma.detach().double(), beta.detach().double())
     layer.weight, layer.bias = nn.Parameter(weight.to(dtype)), nn.Parameter(bias.to(dtype))
+    setattr(layer, HAD_NORM, True)
+
+
+def had_norm(layer: nn.Module) -> bool:
+    """Whether ``prepare`` folded a batch norm into a layer of the prepared model."""
+    return bool(getattr(layer, HAD_NORM, False))
 
 
 def _norms_to_convolutions(traced: torch.fx.GraphModule) -> None:

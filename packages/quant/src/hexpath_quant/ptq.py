@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from aimet_torch.quantsim import QuantizationSimModel
-from torch import nn
+from torch import Tensor, nn
 
 from hexpath_quant.errors import CalibrationError
 from hexpath_quant.export import export
@@ -50,17 +51,19 @@ def ptq(
         overrides: regions that replace or refine the derived ones, see ``regions_of``.
     """
     start = time.perf_counter()
-    sim = simulate(task, plan=plan, method=method, calibration=calibration, overrides=overrides)
-    metrics = score(task, sim=sim) if evaluate else {}
+    made = calibrated(task, plan=plan, method=method, calibration=calibration, overrides=overrides)
+    metrics = score(task, sim=made.sim) if evaluate else {}
     card = {
         "task": task.name,
-        "calibration_images": calibration,
+        "calibration_images": made.images,
+        "method_seconds": round(made.seconds, 2),
+        "method_cpu_seconds": round(made.cpu_seconds, 2),
         "metrics": metrics,
         "head": task_head(task),
         **(extra or {}),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    write(task, sim=sim, out=out, plan=plan, method=f"ptq:{method}", card=card, overrides=overrides)
+    write(task, sim=made.sim, out=out, plan=plan, method=f"ptq:{method}", card=card, overrides=overrides)
     return metrics
 
 
@@ -73,6 +76,34 @@ def simulate(
     overrides: Mapping[str, Sequence[str]] | None = None,
 ) -> QuantizationSimModel:
     """Return ``task``'s model prepared, simulated under ``plan`` and calibrated by ``method``."""
+    return calibrated(task, plan=plan, method=method, calibration=calibration, overrides=overrides).sim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """A calibrated simulation, and what it took.
+
+    Attributes:
+        images: that the task gave for calibration; fewer than asked for where it has no more.
+        seconds, cpu_seconds: of the method alone (all its passes over the images), on the clock and of the
+            processor's cores together; without preparing the model, scoring and exporting.
+    """
+
+    sim: QuantizationSimModel
+    images: int
+    seconds: float
+    cpu_seconds: float
+
+
+def calibrated(
+    task: Task,
+    *,
+    plan: AnyPlan,
+    method: str,
+    calibration: int,
+    overrides: Mapping[str, Sequence[str]] | None = None,
+) -> Calibrated:
+    """Return what ``simulate`` returns, with the images and the time that it took."""
     if calibration < 1:
         raise CalibrationError(f"--calibration {calibration} is no number of images; give at least 1")
     chosen = find_method(method)
@@ -84,12 +115,27 @@ def simulate(
         regions = plan_regions(prepared, task=task, plan=plan, overrides=overrides)
         apply_plan(prepared, plan=plan, regions=regions)
     say(f"calibrating {plan.name} by {method} on {calibration} images")
-    return chosen.quantize(
+    seen: list[int] = []
+
+    def batches() -> Iterator[Tensor]:
+        seen.append(0)
+        for images in task.calibration(calibration):
+            seen[-1] += len(images)
+            yield images
+
+    start, cpu_start = time.perf_counter(), time.process_time()
+    sim = chosen.quantize(
         prepared,
         example=example,
         plan=plan.base if isinstance(plan, MixedPlan) else plan,
-        batches=lambda: task.calibration(calibration),
+        batches=batches,
         input_range=(0.0, 1.0),
+    )
+    return Calibrated(
+        sim=sim,
+        images=max(seen),
+        seconds=time.perf_counter() - start,
+        cpu_seconds=time.process_time() - cpu_start,
     )
 
 

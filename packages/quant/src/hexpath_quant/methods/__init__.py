@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from hexpath_quant.errors import UnknownNameError, unknown_name
-from hexpath_quant.methods import bias_correction, cle, minmax, percentile, sqnr
+from hexpath_quant.methods import (
+    adaround,
+    bias_correction,
+    bn_reestimation,
+    cle,
+    minmax,
+    percentile,
+    sqnr,
+)
 from hexpath_quant.methods.steps import Batches, Method, Recipe
 
 __all__ = ["METHODS", "Batches", "Method", "Recipe", "find_method"]
@@ -18,6 +26,8 @@ METHODS: dict[str, Method] = {
     "percentile": percentile,
     "sqnr": sqnr,
     "cle": cle,
+    "adaround": adaround,
+    "bn-reestimation": bn_reestimation,
     "bias-correction": bias_correction,
 }
 
