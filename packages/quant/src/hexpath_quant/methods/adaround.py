@@ -94,8 +94,8 @@ def correct(sim: QuantizationSimModel, *, reference: torch.fx.GraphModule, batch
         return True
 
     with torch.no_grad():
-        Walk(reference, visit=note).run(images)
-        Walk(sim.model, visit=learn).run(images)
+        Walk(reference, visit=note).run_on(images)
+        Walk(sim.model, visit=learn).run_on(images)
 
 
 def is_rounded(layer: nn.Module) -> bool:

@@ -34,5 +34,5 @@ def correct(sim: QuantizationSimModel, *, reference: torch.fx.GraphModule, batch
         return True
 
     with torch.no_grad():
-        Walk(reference, visit=note).run(images)
-        Walk(sim.model, visit=move).run(images)
+        Walk(reference, visit=note).run_on(images)
+        Walk(sim.model, visit=move).run_on(images)

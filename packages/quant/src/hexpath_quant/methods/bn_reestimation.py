@@ -42,8 +42,8 @@ def correct(sim: QuantizationSimModel, *, reference: torch.fx.GraphModule, batch
         return True
 
     with torch.no_grad():
-        Walk(reference, visit=note).run(images)
-        Walk(sim.model, visit=fold).run(images)
+        Walk(reference, visit=note).run_on(images)
+        Walk(sim.model, visit=fold).run_on(images)
 
 
 def statistics(visit: Visit) -> tuple[Tensor, Tensor]:

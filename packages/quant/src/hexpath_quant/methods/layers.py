@@ -40,6 +40,10 @@ class Walk(torch.fx.Interpreter):
         super().__init__(module)
         self.visit = visit
 
+    def run_on(self, images: Tensor) -> None:
+        """Run on images of any device."""
+        self.run(images.to(next(self.module.parameters()).device))
+
     def run_node(self, n: torch.fx.Node) -> Any:
         value = super().run_node(n)
         layer = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
