@@ -10,6 +10,8 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from hexpath_quant.prepare import device_of
+
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
@@ -42,7 +44,7 @@ class Walk(torch.fx.Interpreter):
 
     def run_on(self, images: Tensor) -> None:
         """Run on images of any device."""
-        self.run(images.to(next(self.module.parameters()).device))
+        self.run(images.to(device_of(self.module)))
 
     def run_node(self, n: torch.fx.Node) -> Any:
         value = super().run_node(n)
