@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from hexpath_deploy.errors import OptionError, nearest
+from hexpath_deploy.hexagon.workarounds import pools_to_convolutions
 from hexpath_deploy.io import Boundary, quantize_io
 from hexpath_deploy.model import Model, load_onnx
 from hexpath_deploy.targets import Target
@@ -81,6 +82,8 @@ def prepare(model: Model, *, options: Options, path: Path) -> Boundary:
     """Write what the compiler gets to `path`; returns the quantized tensors at its border."""
     proto = load_onnx(model.path)
     boundary = quantize_io(proto) if options.io == QUANTIZED else Boundary(inputs={}, outputs={})
+    if options.fp16:
+        pools_to_convolutions(proto)
     path.parent.mkdir(parents=True, exist_ok=True)
     large = proto.ByteSize() > PROTOBUF_LIMIT
     onnx.save(proto, path, save_as_external_data=large, location="weights.bin" if large else None)
