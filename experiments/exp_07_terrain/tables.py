@@ -18,7 +18,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import record
 
+SHOWN = 4  # images with their masks
+MASKS = (  # of these plans, as far as they ran
+    *(("ddrnet-w8a8", "emulator"), ("efficientvit-fp32", "ort"), ("efficientvit-w8a8", "emulator")),
+    *(("efficientvit-w8a8-split", "emulator"), ("efficientvit-products16", "emulator")),
+)
+COSTS = Path(__file__).resolve().parent / "costs.yaml"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 COLLAPSED = 0.05  # a class below this IoU that FP32 knew (above twice as much) is gone
+KEPT = 0.01  # what a repaired plan may lose of FP32's mIoU
 BOARD_MS, BOARD = 20.1, "a board owner's measurement of DDRNet23-Slim at 544x640 on an IQ-9075 EVK, float I/O"
 
 Row = Mapping[str, Any]
@@ -65,7 +73,36 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
             {"name": f"{model} in FP32", "path": f"train/{model}/history.csv", "x": "epoch", "y": ["miou"]}
             for model in sorted({plan["model"] for plan in config["plans"].values()})
         ],
+        "audits": sorted(map(str, Path("audit").glob("*.json"))),
+        **record.present("sensitivity", sorted(map(str, Path("sensitivity").glob("*.json")))),
+        **masks(config, data=data, names=names),
     }
+
+
+def masks(config: Mapping[str, Any], *, data: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The masks of some images of the emulator's sample, and the costs of their classes."""
+    shown = [(plan, backend) for plan, backend in MASKS if Path(f"masks/{plan}-{backend}").is_dir()]
+    emulated = [f"eval/{plan}-emulator.json" for plan, backend in shown if backend == "emulator"]
+    if not emulated:
+        return {}
+    root = Path(config["dataset"] or "terrain/data.yaml").parent / str(data.get("path") or ".")
+    folder, truth = root / data["val"], root / data["masks"]["val"]
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    ids = json.loads(Path(emulated[0]).read_text())["image_ids"]
+    chosen = [ids[round(k * (len(ids) - 1) / max(1, SHOWN - 1))] for k in range(min(SHOWN, len(ids)))]
+    costs = {**yaml.safe_load(COSTS.read_text()), **data.get("costs", {})}
+    images = [
+        {
+            "image": str(files[i - 1]),
+            "truth": str(truth / files[i - 1].relative_to(folder).with_suffix(".png")),
+            "found": [
+                {"id": plan, "evaluated_on": backend, "path": f"masks/{plan}-{backend}/{i}.png"}
+                for plan, backend in shown
+            ],
+        }
+        for i in chosen
+    ]
+    return {"masks": {"costs": {name: costs[name] for name in names if name in costs}, "images": images}}
 
 
 def images(config: Mapping[str, Any]) -> dict[str, int]:
@@ -86,7 +123,8 @@ def answer(results: Sequence[Row], audits: Mapping[str, str]) -> list[str]:
     told = [
         sentence(by_id, "ddrnet", "DDRNet23-Slim"),
         sentence(by_id, "efficientvit", "EfficientViT-B1"),
-        *(alarm(by_id, plan) for plan in by_id if plan.startswith("efficientvit-w8")),
+        *(alarm(by_id, plan) for plan in by_id if plan.startswith("efficientvit-") and "fp32" not in plan),
+        repair(by_id),
         latency(by_id),
         "; ".join(f"the audit calls {model} {verdict}" for model, verdict in sorted(audits.items())),
     ]
@@ -118,6 +156,23 @@ def alarm(rows: Mapping[str, Row], plan: str) -> str:
     gone = collapsed(rows[plan], rows["efficientvit-fp32"])
     text = f"lost: {', '.join(gone)}" if gone else "no class collapsed"
     return f"{plan}: mIoU {100 * rows[plan]['metrics']['miou']:.1f}, {text}."
+
+
+def repair(rows: Mapping[str, Row]) -> str:
+    """The fastest plan of EfficientViT that keeps what FP32 has, to a point and without a lost class."""
+    reference = rows.get("efficientvit-fp32")
+    plans = [row for name, row in rows.items() if name.startswith("efficientvit-") and "latency" in row]
+    if reference is None or not plans:
+        return ""
+    wanted = reference["metrics"]["miou"] - KEPT
+    kept = [row for row in plans if row["metrics"]["miou"] >= wanted and not collapsed(row, reference)]
+    if not kept:
+        return f"No plan of EfficientViT stays within {100 * KEPT:.0f} point of FP32."
+    best = min(kept, key=lambda row: row["latency"]["value_ms"])
+    return (
+        f"The fastest plan of EfficientViT within {100 * KEPT:.0f} point of FP32 is {best['id']}, "
+        f"estimated at {best['latency']['value_ms']:.2f} ms."
+    )
 
 
 def latency(rows: Mapping[str, Row]) -> str:

@@ -27,7 +27,7 @@ from hexpath_deploy.hexagon import toolchain
 from hexpath_deploy.hexagon.artifact import open_artifact
 from hexpath_deploy.hexagon.emulate import LIMIT_S
 from hexpath_deploy.hostcost import Case, host_cost
-from hexpath_deploy.masks import read_masks
+from hexpath_deploy.masks import read_masks, save_mask
 from hexpath_deploy.model import TaskModel, read_task_model
 from hexpath_deploy.networks import Network, OnEmulator, OnOrt
 from hexpath_deploy.ort import available_cores
@@ -49,7 +49,8 @@ class Evaluation:
     """What to evaluate, on which images, how.
 
     `coco` for boxes and instance masks, `data` (a data.yaml) for semantic masks. `workers` are emulator
-    processes, `threads` images side by side on ONNX Runtime; `board` is for backend `device`.
+    processes, `threads` images side by side on ONNX Runtime; `board` is for backend `device`. `masks`:
+    a folder that gets the mask found in each image, a PNG of class ids of its size, named by the image's id.
     """
 
     model: Path
@@ -63,6 +64,7 @@ class Evaluation:
     threads: int | None = None
     limit_s: float = LIMIT_S
     board: BoardSettings | None = None
+    masks: Path | None = None
     settings: Settings = field(default_factory=Settings)
 
 
@@ -82,7 +84,7 @@ def evaluate(what: Evaluation, *, out: Path, network: Network | None = None) -> 
     verify_pair(model)
     chosen = sample(truth.pictures, what.images)
     network = network or open_network(what, model=model, truth=truth, out=out)
-    run = Run(model=model, truth=truth, network=network, settings=what.settings)
+    run = Run(model=model, truth=truth, network=network, settings=what.settings, masks=what.masks)
     rows = run.all(chosen)
     if isinstance(truth, Annotated):
         check_class_order(truth.split, rows, image_ids=[picture.id for picture in chosen])
@@ -125,6 +127,8 @@ def open_truth(what: Evaluation, *, model: TaskModel) -> Truth:
     wanted, given = ("--data DATA.yaml", what.data) if model.task == "semantic" else ("--coco F", what.coco)
     if given is None:
         raise OptionError(f"{model.path} is for task '{model.task}': give its dataset with {wanted}")
+    if what.masks is not None and model.task != "semantic":
+        raise OptionError(f"--masks: {model.path} is for task '{model.task}', which finds no class masks")
     if model.task == "semantic":
         return read_masks(given, names=model.names, split=what.split)
     split = read_split(given)
@@ -159,7 +163,16 @@ def open_network(what: Evaluation, *, model: TaskModel, truth: Truth, out: Path)
 class Run:
     """Images through preprocessing, network and postprocessing."""
 
-    def __init__(self, *, model: TaskModel, truth: Truth, network: Network, settings: Settings) -> None:
+    def __init__(
+        self,
+        *,
+        model: TaskModel,
+        truth: Truth,
+        network: Network,
+        settings: Settings,
+        masks: Path | None = None,
+    ) -> None:
+        self.masks = masks
         self.model, self.truth, self.network, self.settings = model, truth, network, settings
         self.pre = preprocess_spec(model)
         self.post = postprocess_spec(model, settings=settings)
@@ -178,6 +191,8 @@ class Run:
             if picture.id not in self.placed:  # it ran before an interruption
                 self.load(picture)
             found = postprocess(values, spec=self.post, placed=self.placed[picture.id])
+            if self.masks is not None:
+                save_mask(found, self.masks / f"{picture.id}.png")
             rows[picture.id] = self.truth.rows(found, picture=picture)
             if picture.id in timed:
                 self.timed.append(Case(pixels=read_image(picture.file), values=values))

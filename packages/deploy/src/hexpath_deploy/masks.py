@@ -118,6 +118,13 @@ class Masks:
         return Score(metrics=metrics, per_class={self.names[kind]: {"iou": iou[kind]} for kind in occurs})
 
 
+def save_mask(found: Detections | Pixels, path: Path) -> None:
+    """Write class ids (H, W) as a PNG with one channel."""
+    assert isinstance(found, np.ndarray)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(found.astype(np.uint8)).save(path)
+
+
 def confusion(truth: Ids, found: Pixels, *, classes: int, ignore: int) -> Ints:
     """Count pixels by truth and found class, int64 (classes, 256), those to ignore left out."""
     counts = truth != ignore

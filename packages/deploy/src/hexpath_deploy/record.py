@@ -41,6 +41,7 @@ SPEC = (
     "rows",
     "curves",
     "samples",
+    "masks",
     "fp32",
     "created",
     "sensitivity",
@@ -164,6 +165,9 @@ def lists_of(spec: Mapping[str, Any], places: Places) -> dict[str, Any]:
         ]
     if "samples" in spec:
         found["samples"] = [sample_of(sample, places) for sample in spec["samples"]]
+    if "masks" in spec:
+        images = [masks_of(entry, places) for entry in spec["masks"]["images"]]
+        found["masks"] = {**spec["masks"], "images": images}
     return found
 
 
@@ -187,6 +191,13 @@ def sample_of(sample: Mapping[str, Any], places: Places) -> dict[str, Any]:
     if "boxes" in sample:
         entry["boxes"] = [{**box, "path": places.shown(places.find(box["path"]))} for box in sample["boxes"]]
     return entry
+
+
+def masks_of(entry: Mapping[str, Any], places: Places) -> dict[str, Any]:
+    """Return one image with its masks."""
+    paths = {key: places.shown(places.find(entry[key])) for key in ("image", "truth") if key in entry}
+    found = [{**one, "path": places.shown(places.find(one["path"]))} for one in entry["found"]]
+    return {**entry, **paths, "found": found}
 
 
 def baseline_of(

@@ -154,6 +154,7 @@ def _data_yaml(fingerprint: str) -> str:
         "masks": {"train": "masks/train", "val": "masks/val"},
         "ignore": ontology().ignore,
         "names": ontology().names,
+        "costs": {entry.name: entry.cost for entry in ontology().classes},
         "fingerprint": fingerprint,
     }
     return yaml.safe_dump(content, sort_keys=False)

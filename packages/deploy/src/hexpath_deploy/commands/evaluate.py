@@ -38,6 +38,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--images", type=int, metavar="N", help="evenly spread sample (default: all; emulator: 32)"
     )
+    parser.add_argument(
+        "--masks", type=Path, metavar="DIR", help="write the class mask found in each image here, as PNG"
+    )
     parser.add_argument("--workers", type=int, default=2, help="emulator processes (default 2)")
     parser.add_argument(
         "--threads", type=int, help="images side by side on ONNX Runtime (default: a core each)"
@@ -70,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             limit_s=args.time_limit,
             board=board_of(args),
+            masks=args.masks,
         ),
         out=args.out,
     )

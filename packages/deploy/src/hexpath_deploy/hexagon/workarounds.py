@@ -32,7 +32,12 @@ def pools_to_convolutions(proto: onnx.ModelProto) -> int:
     for node in pools:
         window = _Window(node)
         shape, result = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
-        if node.output[0] in quantized or not window.is_plain or window.covers(shape) or min(result or [0]) < 1:
+        if (
+            node.output[0] in quantized
+            or not window.is_plain
+            or window.covers(shape)
+            or min(result or [0]) < 1
+        ):
             continue
         _replace(proto, node, window=window, shape=shape, result=result)
         done += 1

@@ -14,6 +14,7 @@ from hexpath_deploy.report import card, labels
 from hexpath_deploy.report.comparison import Comparison, compare, headline, primary_metric
 from hexpath_deploy.report.curves import Panel, panels
 from hexpath_deploy.report.known_error import deviations, known_error, table
+from hexpath_deploy.report.masks import Masks, masks
 from hexpath_deploy.report.redact import redact, redact_text
 from hexpath_deploy.report.samples import Boxes, Picture, picture
 from hexpath_deploy.report.scatter import Point, scatter
@@ -30,6 +31,7 @@ class Drawn:
     curves: tuple[Panel, ...]
     pictures: tuple[Picture, ...]
     facts: tuple[tuple[str, str], ...]
+    masks: Masks | None = None
     names: tuple[str, ...] = ()
 
 
@@ -103,7 +105,13 @@ def draw(results: Mapping[str, Any], *, root: Path, score_threshold: float = SCO
         for number, sample in enumerate(results.get("samples", []))
     ]
     facts = card.facts(results["dataset"], root=root)
-    return Drawn(curves=tuple(curves), pictures=tuple(pictures), facts=tuple(facts), names=tuple(names))
+    return Drawn(
+        curves=tuple(curves),
+        pictures=tuple(pictures),
+        facts=tuple(facts),
+        masks=masks(results, root=root),
+        names=tuple(names),
+    )
 
 
 def _names(results: Mapping[str, Any], *, boxes: Boxes) -> list[str]:

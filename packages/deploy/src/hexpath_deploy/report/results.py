@@ -157,6 +157,8 @@ def _check_references(results: Mapping[str, Any]) -> None:
         named += [
             (f"samples[{index}].boxes[{n}].id", box["id"]) for n, box in enumerate(sample.get("boxes", []))
         ]
+    for index, entry in enumerate(results.get("masks", {}).get("images", [])):
+        named += [(f"masks.images[{index}].found[{n}].id", one["id"]) for n, one in enumerate(entry["found"])]
     for where, name in named:
         if name not in ids:
             near = difflib.get_close_matches(name, ids, n=1)

@@ -18,8 +18,10 @@ For the NPU:
   512x512). The authors compute both in one product and slice: `Attention.JOINT`. One 8-bit scale for both
   turns den into a few steps, epsilon (1e-15) into 0, and FP16 overflows.
 - `Attention.SPLIT` is the same function up to epsilon: k is scaled by 1/N, and num and den are tensors
-  of their own, each with a scale that fits it. `floor` keeps den away from 0; it is in units of that
-  den and changes the function, so train or calibrate with it.
+  of their own, each with a scale that fits it. `floor` is added to den and keeps it away from 0; it is in
+  units of SPLIT's den (JOINT adds N times as much) and changes the function, so train or calibrate with it.
+- each step of the attention is a module with a name (`key_values`, `numerator`, `denominator`, ...), so that
+  a precision plan can name it.
 - Hardswish stays one operator; ONNX Runtime's basic optimizations would split it.
 - the head's 2x and 4x upsampling is bicubic in the authors' code, which the NPU has no operator for.
   `Upsampling.BILINEAR` is close; train with it when the network is meant for the NPU.
@@ -27,6 +29,7 @@ For the NPU:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import torch
@@ -130,10 +133,35 @@ class Plain(nn.Module):
         return self.main(x)  # type: ignore[no-any-return]
 
 
+class Step(nn.Module):
+    """A function of tensors under a module's name, for plans and analyses that go by names."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Return the function's value."""
+        return self.function(*tensors)
+
+
+def _key_values(k: Tensor, v: Tensor) -> Tensor:
+    return torch.matmul(v, k.transpose(-1, -2))
+
+
+def _key_sum(k: Tensor) -> Tensor:
+    return torch.sum(k, -1, True).transpose(-1, -2)
+
+
+def _joined(k: Tensor, v: Tensor) -> Tensor:
+    # The authors get sum(k) from a row of ones under v; a padding's shape is not static in an exported graph.
+    return torch.cat([_key_values(k, v), _key_sum(k)], 2)
+
+
 class LinearAttention(nn.Module):
     """The paper's multi-scale linear attention (LiteMLA) over one map.
 
-    attention, floor: see the head of this file; `floor` belongs to SPLIT and is in units of its den.
+    attention, floor: see the head of this file.
     """
 
     def __init__(self, channels: int, *, attention: Attention = Attention.JOINT, floor: float = 0.0) -> None:
@@ -151,6 +179,11 @@ class LinearAttention(nn.Module):
             ]
         )
         self.relu_q, self.relu_k = nn.ReLU(), nn.ReLU()
+        joint = attention is Attention.JOINT
+        self.key_values = Step(_joined if joint else _key_values)
+        self.key_sum = nn.Identity() if joint else Step(_key_sum)
+        self.numerator, self.denominator = Step(torch.matmul), nn.Identity() if joint else Step(torch.matmul)
+        self.padded, self.quotient = Step(torch.add), Step(torch.div)
         self.proj = ConvLayer(2 * channels, channels, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,26 +194,21 @@ class LinearAttention(nn.Module):
         tokens = both.reshape(-1, self.heads, 3 * HEAD_DIM, height * width)
         q, k, v = torch.split(tokens, [HEAD_DIM, HEAD_DIM, HEAD_DIM], 2)
         q, k = self.relu_q(q), self.relu_k(k)
-        if self.attention is Attention.JOINT:
-            mixed = self._joint(q, k, v)
-        else:
-            mixed = self._split(q, k, v, tokens=height * width)
+        products = self._joint if self.attention is Attention.JOINT else self._split
+        num, den, floor = products(q, k, v, tokens=height * width)
+        mixed = self.quotient(num, self.padded(den, floor + EPSILON))
         return self.proj(mixed.reshape(-1, self.heads * HEAD_DIM, height, width))  # type: ignore[no-any-return]
 
-    def _joint(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _joint(self, q: Tensor, k: Tensor, v: Tensor, *, tokens: int) -> tuple[Tensor, Tensor, float]:
         """As the authors: den is the last row of the product with num, one tensor."""
-        keys = k.transpose(-1, -2)
-        # They get sum(k) from a row of ones under v; a padding's shape is not static in the exported graph.
-        both = torch.cat([torch.matmul(v, keys), torch.sum(k, -1, True).transpose(-1, -2)], 2)
-        product = torch.matmul(both, q)
-        num, den = torch.split(product, [HEAD_DIM, 1], 2)
-        return num / (den + EPSILON)
+        num, den = torch.split(self.numerator(self.key_values(k, v), q), [HEAD_DIM, 1], 2)
+        return num, den, self.floor * tokens if self.floor else 0.0
 
-    def _split(self, q: Tensor, k: Tensor, v: Tensor, *, tokens: int) -> Tensor:
+    def _split(self, q: Tensor, k: Tensor, v: Tensor, *, tokens: int) -> tuple[Tensor, Tensor, float]:
+        """The same over N, apart."""
         k = k * (1.0 / tokens)
-        num = torch.matmul(torch.matmul(v, k.transpose(-1, -2)), q)
-        den = torch.matmul(torch.sum(k, -1, True).transpose(-1, -2), q)
-        return num / (den + max(self.floor, EPSILON))
+        num = self.numerator(self.key_values(k, v), q)
+        return num, self.denominator(self.key_sum(k), q), self.floor
 
 
 class EfficientViTBlock(nn.Module):
