@@ -54,7 +54,8 @@ def parts(rows: Sequence[Mapping[str, Any]]) -> str:
     share = [1 - row["npu_ms"] / row["end_to_end_ms"] for row in rows]
     return (
         f"Pre- and postprocessing on the CPU are {100 * min(share):.0f} to {100 * max(share):.0f}% of the "
-        "end-to-end time."
+        f"end-to-end time at {rows[0]['at']} pixels (verdict.svg); latencies below are of the size that "
+        "accuracy was scored at."
     )
 
 
