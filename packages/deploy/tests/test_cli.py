@@ -177,3 +177,14 @@ def test_readme_example(made: Made, tmp_path: Path) -> None:
     assert {"compiled", "profile.json", "agree.json", "ort.json", "emulator.json"} <= {
         path.name for path in tmp_path.iterdir()
     }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes of this kind")
+def test_a_reader_that_has_seen_enough_is_no_bug() -> None:
+    command = [sys.executable, "-m", "hexpath_deploy", "targets", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(timeout=60) == 141
+        assert process.stderr.read() == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -36,9 +37,14 @@ def main(argv: list[str] | None = None) -> int:
     modules = load(arguments)
     args = parser(modules).parse_args(arguments)
     try:
-        return int(modules[args.command].run(args))
+        code = int(modules[args.command].run(args))
+        sys.stdout.flush()
+        return code
     except DeployError as error:
         return fail(error)
+    except BrokenPipeError:  # whoever read our output has seen enough, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains while it ends
+        return 141
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -22,11 +22,11 @@ from hexpath_deploy.model import Model, read_model
 from hexpath_deploy.profile import MEASURED, HubJob, Latency, Profile, measured
 from hexpath_deploy.targets import Target, target
 
-# AI Hub's names of the devices. A "(Proxy)" is another device with the same chip.
+# AI Hub's names of the devices, as its Models 0.65.0 have them. A "(Proxy)" is another device with the same chip.
 DEVICES = {
     "qcs9075": "Dragonwing IQ-9075 EVK",
     "qcs8550": "QCS8550 (Proxy)",
-    "qcs8275": "QCS8275 (Proxy)",
+    "qcs8275": "Arduino VENTUNO Q",
     "sa8775p": "SA8775P ADP",
     "sm8550": "Samsung Galaxy S23",
     "sm8650": "Samsung Galaxy S24",
