@@ -22,7 +22,7 @@ from hexpath_deploy.model import Model, read_model
 from hexpath_deploy.profile import MEASURED, HubJob, Latency, Profile, measured
 from hexpath_deploy.targets import Target, target
 
-# AI Hub's names of the devices, as its Models 0.65.0 have them. A "(Proxy)" is another device with the same chip.
+# Names of the devices in AI Hub Models 0.65.0. A "(Proxy)" is another device with the same chip.
 DEVICES = {
     "qcs9075": "Dragonwing IQ-9075 EVK",
     "qcs8550": "QCS8550 (Proxy)",
