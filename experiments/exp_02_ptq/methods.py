@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-COLORS = ("#1b6ca8", "#7fb2d9", "#c8553d", "#e5a890", "#3b8f5a", "#8a5fbf")
-WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 820, 460, 70, 20, 60, 40
+COLOR = "#1b6ca8"
+COLUMNS, WIDTH, HEIGHT = 2, 480, 280  # panels; pixels of one
+LEFT, RIGHT, BOTTOM, TOP = 60, 15, 46, 34
 BASE = "minmax"
 
 Row = Mapping[str, Any]
@@ -102,85 +103,92 @@ def image_table(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row]) -> str:
-    """Gain over min-max in points over the method's processor time (log), one colour a plan, as SVG."""
-    if not rows:
-        return '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"></svg>\n'
-    times, gains = [row["seconds"] for row in rows], [row["gain"] for row in rows]
-    low, high = math.log(max(min(times), 0.1) * 0.8), math.log(max(times) * 1.9)
-    margin = 0.08 * (max(gains) - min(gains)) + 0.2
+    """Gain over min-max in points over the method's processor time (log), a panel a plan, as SVG."""
+    groups = list(dict.fromkeys((row["model"], row["plan"]) for row in rows))
+    height = HEIGHT * -(-len(groups) // COLUMNS)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {COLUMNS * WIDTH} {max(height, 10)}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{COLUMNS * WIDTH}" height="{max(height, 10)}" fill="white"/>',
+    ]
+    seconds = [row["seconds"] for row in rows]
+    for index, (model, plan) in enumerate(groups):
+        own = [row for row in rows if (row["model"], row["plan"]) == (model, plan)]
+        left, top = WIDTH * (index % COLUMNS), HEIGHT * (index // COLUMNS)
+        parts.append(f'<g transform="translate({left} {top})">')
+        parts += [*panel(own, title=f"{model} {plan}", seconds=seconds), "</g>"]
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def panel(rows: Sequence[Row], *, title: str, seconds: Sequence[float]) -> list[str]:
+    """The points of one model and plan; all panels share the axis of time."""
+    low, high = math.log(max(min(seconds), 0.1) * 0.7), math.log(max(*seconds, 1.0) * 1.4)
+    gains = [row["gain"] for row in rows]
+    margin = 0.15 * (max(*gains, 0.0) - min(*gains, 0.0)) + 0.1
     bottom, top = min(*gains, 0.0) - margin, max(*gains, 0.0) + margin
 
-    def x(seconds: float) -> float:
-        return LEFT + (math.log(max(seconds, 0.1)) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+    def x(value: float) -> float:
+        return LEFT + (math.log(max(value, 0.1)) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(gain: float) -> float:
         return HEIGHT - BOTTOM - (gain - bottom) / (top - bottom) * (HEIGHT - BOTTOM - TOP)
 
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    colors = dict(zip(dict.fromkeys(row["plan"] for row in rows), COLORS, strict=False))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        'font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 14}" text-anchor="middle">processor time of the '
-        "method, seconds (log)</text>",
-        f'<text x="18" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 18 {HEIGHT / 2})">'
-        "mAP50-95 against min-max, points</text>",
+        f'<text x="{LEFT}" y="{TOP - 12}" font-size="13" font-weight="bold">{escape(title)}</text>',
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle" fill="#555">'
+        "processor time, seconds</text>",
+        f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" fill="#555" '
+        f'transform="rotate(-90 14 {HEIGHT / 2})">points against min-max</text>',
         *axis_y(bottom, top, at=y),
         *axis_x(low, high, at=x),
-        *legend(colors),
     ]
-    places: list[tuple[float, float]] = []
+    lines: list[tuple[float, float]] = []
     for row in sorted(rows, key=lambda r: -r["gain"]):
         at, height = x(row["seconds"]), y(row["gain"])
-        color = colors.get(row["plan"], "#4d4d4d")
-        name = row["method"] if len(models) == 1 else f"{row['model']} {row['method']}"
-        parts.append(f'<circle cx="{at:.1f}" cy="{height:.1f}" r="4.5" fill="{color}"/>')
-        parts.append(label(name, at=at, height=height, color=color, places=places))
-    return "\n".join([*parts, "</svg>"]) + "\n"
+        parts.append(f'<circle cx="{at:.1f}" cy="{height:.1f}" r="4.5" fill="{COLOR}"/>')
+        parts.append(label(row["method"], at=at, height=height, lines=lines))
+    return parts
 
 
-def label(name: str, *, at: float, height: float, color: str, places: list[tuple[float, float]]) -> str:
-    """A point's name beside it, moved down while it would lie on another's."""
-    line = height + 4
-    while any(abs(line - other) < 12 and abs(at - there) < 150 for there, other in places):
-        line += 3
-    places.append((at, line))
-    return f'<text x="{at + 8:.1f}" y="{line:.1f}" font-size="11" fill="{color}">{escape(name)}</text>'
+def label(name: str, *, at: float, height: float, lines: list[tuple[float, float]]) -> str:
+    """A point's name beside it, at the next free height; to its left in the right half of the panel."""
+    right = at > (LEFT + WIDTH) / 2
+    start = at - 8 - 6.2 * len(name) if right else at + 8
+
+    def is_free(line: float) -> bool:
+        end = start + 6.2 * len(name)
+        return all(abs(line - y) >= 12 or end < x or x + 110 < start for x, y in lines)
+
+    offsets = [0, 13, -13, 26, -26, 39, -39]
+    line = next((height + 4 + d for d in offsets if is_free(height + 4 + d)), height + 4)
+    lines.append((start, line))
+    anchor, x = ("end", at - 8) if right else ("start", at + 8)
+    return f'<text x="{x:.1f}" y="{line:.1f}" font-size="11" text-anchor="{anchor}">{escape(name)}</text>'
 
 
-def axis_y(bottom: float, top: float, *, at: Any) -> list[str]:
+def axis_y(bottom: float, top: float, *, at: Callable[[float], float]) -> list[str]:
     """Lines and figures of the gain; the line of min-max is dark."""
-    step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50) if (top - bottom) / s <= 8)
+    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if (top - bottom) / s <= 6)
     parts = []
     for number in range(math.ceil(bottom / step), math.floor(top / step) + 1):
-        height = at(number * step)
-        stroke = "#888" if number == 0 else "#eee"
+        height, stroke = at(number * step), "#888" if number == 0 else "#e6e6e6"
         parts.append(
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}" stroke="{stroke}"/>'
         )
-        parts.append(f'<text x="{LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{number * step:+g}</text>')
+        sign = "" if number == 0 else "+"
+        figure = f"{number * step:{sign}.2g}"
+        parts.append(f'<text x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{figure}</text>')
     return parts
 
 
-def axis_x(low: float, high: float, *, at: Any) -> list[str]:
+def axis_x(low: float, high: float, *, at: Callable[[float], float]) -> list[str]:
     """Figures of the cost."""
-    marks = [m * 10**k for k in range(-1, 5) for m in (1, 2, 5)]
+    marks = [m * 10.0**k for k in range(-1, 5) for m in (1, 2, 5)]
     return [
-        f'<text x="{at(mark):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{mark:g}</text>'
+        f'<text x="{at(mark):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{mark:g}</text>'
         for mark in marks
         if low <= math.log(mark) <= high
     ]
-
-
-def legend(colors: Mapping[str, str]) -> list[str]:
-    """The plans' colours, above the plot."""
-    parts = []
-    for index, (plan, color) in enumerate(colors.items()):
-        left = LEFT + 10 + 150 * index
-        parts.append(f'<circle cx="{left}" cy="18" r="4.5" fill="{color}"/>')
-        parts.append(f'<text x="{left + 10}" y="22" fill="{color}">{escape(plan)}</text>')
-    return parts
 
 
 if __name__ == "__main__":

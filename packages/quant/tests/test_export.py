@@ -37,7 +37,7 @@ def write(sim, out, plan="w8a8", outputs=("boxes", "scores")):
 def test_folder(make_sim, tmp_path, plan):
     figures = write(make_sim(plan), tmp_path / "q", plan)
     assert set(figures) == {"boxes", "scores"}
-    assert min(figures.values()) > 40
+    assert min(figures.values()) > 70, "the simulation has the int32 biases of the file"
     files = {p.name for p in (tmp_path / "q").iterdir()}
     assert files == {"model.onnx", "model.encodings", "recorded.npz", "quant.json"}
     model = qdq.check_graph(tmp_path / "q" / "model.onnx")
