@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,3 +242,21 @@ def test_stage_keeps_its_log_and_its_exit_status(tmp_path: Path) -> None:
     assert "epoch 1/2" in (tmp_path / "logs" / "qat-x.log").read_text()
     assert '"event": "failed"' in done.stdout
     assert "tool: error: bad thing" in done.stdout
+
+
+def test_a_row_that_names_a_selection_waits_for_its_list(tmp_path: Path) -> None:
+    """Of the two plans one is calibrated with chosen images, the other goes to the emulator."""
+    name = "test-dry"
+    line = [sys.executable, str(REPO / "experiments" / "run.py"), "exp_02_ptq", "--name", name, "--dry-run"]
+    line += ["--base", "none", "--plans", "w4a8.minmax,w8a8.minmax.cover.8"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True)
+    finally:
+        shutil.rmtree(REPO / "runs" / "exp_02_ptq" / name, ignore_errors=True)
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, flags=re.MULTILINE))
+    assert {key: counts[key] for key in ("select", "ptq", "evaluate_ort", "evaluate_emulator")} == {
+        "select": "1",
+        "ptq": "2",
+        "evaluate_ort": "3",
+        "evaluate_emulator": "1",
+    }
