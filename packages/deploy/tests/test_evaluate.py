@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hexpath_deploy.cli import main
 from hexpath_deploy.errors import DatasetError, MetadataError, OptionError
 from hexpath_deploy.evaluate import Evaluation, evaluate, score_on
 from hexpath_deploy.heads import SemanticHead, check_head
-from hexpath_deploy.hostcost import Case, cpu, host_cost
+from hexpath_deploy.hostcost import Case, clock, cpu, host_cost
 from hexpath_deploy.io import NONE
 from hexpath_deploy.masks import read_masks
 from hexpath_deploy.model import read_model
@@ -236,6 +238,14 @@ def test_host_cost(made: Made, compiled: Path, tmp_path: Path) -> None:
     assert 0 < host["postprocess"] <= host["postprocess_p99"]
     assert (host["confidence"], host["images"], host["preprocess_runs"]) == (0.25, 2, 10)
     assert host["cpu"] == cpu() != ""
+    assert host["preprocess_cpu"] > 0
+    assert host["postprocess_cpu"] > 0
+
+
+def test_waiting_for_others_is_no_cpu_time() -> None:
+    ((wall, busy),) = clock([partial(time.sleep, 0.05)], limit_s=0)
+    assert wall >= 50
+    assert busy < 25
 
 
 def test_host_cost_stops_in_time(made: Made) -> None:
