@@ -53,7 +53,7 @@ def fusion(rows: Mapping[str, Row]) -> str:
     early, late = rows["w8a8"], rows["w8a8-late"]
     before, after = (row["latency"]["value_ms"] for row in (late, early))
     return (
-        f"Convolving the head's maps before they are enlarged takes {after:.2f} instead of {before:.2f} ms, "
+        f"Fusing the head's linear steps takes {after:.2f} instead of {before:.2f} ms, "
         f"at {points(early):.1f} and {points(late):.1f} mIoU."
     )
 

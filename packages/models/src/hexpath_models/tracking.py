@@ -15,17 +15,16 @@ from .files import write_atomic
 
 
 @contextmanager
-def tracked(config: dict[str, Any], *, work: Path) -> Iterator[None]:
-    """Open a run that Ultralytics' integration logs into; offline unless WANDB_API_KEY is set.
+def tracked(config: dict[str, Any], *, work: Path) -> Iterator[Any]:
+    """Open a run, or None where there is none to be; offline unless WANDB_API_KEY is set.
 
     Files go to WANDB_DIR (default: the work folder), the group is WANDB_RUN_GROUP, the job type `train`.
     Does nothing without the `wandb` extra or with WANDB_MODE=disabled.
     """
     if os.environ.get("WANDB_MODE") == "disabled" or importlib.util.find_spec("wandb") is None:
-        yield
+        yield None
         return
     import wandb
-    from ultralytics.utils import SETTINGS
 
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "hexpath"),
@@ -38,14 +37,25 @@ def tracked(config: dict[str, Any], *, work: Path) -> Iterator[None]:
         mode=_mode(),
         config=config,
     )
-    SETTINGS["wandb"] = True
     failed = 1
     try:
-        yield
+        yield run
         failed = 0
     finally:
-        SETTINGS["wandb"] = False
         run.finish(exit_code=failed)
+
+
+@contextmanager
+def tracked_by_ultralytics(config: dict[str, Any], *, work: Path) -> Iterator[None]:
+    """The same with Ultralytics' own integration logging into the run."""
+    from ultralytics.utils import SETTINGS
+
+    with tracked(config, work=work) as run:
+        SETTINGS["wandb"] = run is not None
+        try:
+            yield
+        finally:
+            SETTINGS["wandb"] = False
 
 
 def _mode() -> Any:

@@ -155,7 +155,7 @@ def _use_bfloat16(config: TrainConfig) -> bool:
 
 
 def _run(config: TrainConfig, *, dataset: Dataset, work: Path, start: Start, bfloat16: bool) -> None:
-    from .tracking import tracked
+    from .tracking import tracked_by_ultralytics
     from .trainer import engine_changes, make_trainer
 
     folder = work / "run"
@@ -165,7 +165,7 @@ def _run(config: TrainConfig, *, dataset: Dataset, work: Path, start: Start, bfl
     overrides = _overrides(config, card=start.card, dataset=dataset, folder=folder)
     if isinstance(resume, Path):
         overrides["resume"] = str(resume)
-    with engine_changes(bfloat16=bfloat16), tracked(asdict(config), work=work):
+    with engine_changes(bfloat16=bfloat16), tracked_by_ultralytics(asdict(config), work=work):
         trainer = make_trainer(
             overrides, dataset=dataset, card=start.card, start_weights=start.weights, bfloat16=bfloat16
         )

@@ -93,9 +93,10 @@ def test_training_from_a_folder_and_without_a_network(
     assert "put the folder (config.json, model.safetensors) into assets/" in result.err
 
 
-def test_deployed_network_is_the_same_function() -> None:
+@pytest.mark.parametrize("fusion", ["early", "once"])
+def test_deployed_network_is_the_same_function(fusion: str) -> None:
     """Batch norm with statistics of its own, sizes that no resize divides evenly."""
-    network = build_semantic(CARD, classes=5)
+    network = build_semantic(CARD, classes=5, options={"fusion": fusion})
     head: Any = network.net.decode_head
     torch.manual_seed(1)
     head.batch_norm.running_mean.normal_()

@@ -175,3 +175,17 @@ def test_a_divergence_is_told(run: Any, masks: Path, tmp_path: Path) -> None:
     result = run(*arguments(masks, tmp_path, lr=1e30, clip=1e30, warmup=0), "--no-bfloat16")
     assert result.code in (errors.TrainingError.exit_code, errors.NonFiniteWeightsError.exit_code)
     assert not (tmp_path / "out").exists()
+
+
+def test_curves_go_to_weights_and_biases_offline(
+    run: Any, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "tracking"))
+    monkeypatch.setenv("WANDB_RUN_GROUP", "the-group")
+    (tmp_path / "tracking").mkdir()
+    result = run(*arguments(masks, tmp_path, epochs=1))
+    assert result.code == 0, result.err
+    (record,) = (tmp_path / "tracking").glob("wandb/offline-run-*/run-*.wandb")
+    content = record.read_bytes()
+    assert all(text in content for text in (b"miou", b"train_loss", b"the-group"))

@@ -15,10 +15,12 @@ For the NPU:
 - the queries' factor 1/sqrt(32) is part of their weights: one tensor less to quantize.
 - GELU must leave the exporter as one operator: opset 20 or later; LayerNorm likewise, over the last axis.
 - maps are resized to the first one's size; tied encodings keep Resize from becoming a float island.
-- the head projects four maps to 256 channels, enlarges three, and convolves all 1024 channels at H/4: half
-  of the multiplications. Nothing stands between these linear steps, and a 1x1 convolution commutes with
-  a bilinear resize (whose weights sum to 1), so `Fusion.EARLY` deploys their product: one convolution to 256
-  channels for each map, at the map's own size, and a sum. Training keeps the authors' weights and order.
+- the head projects four maps to 256 channels, enlarges three, and convolves all 1024 channels at H/4: half of
+  the multiplications. Nothing stands between these linear steps, and a 1x1 convolution commutes with a
+  bilinear resize (whose weights sum to 1): `Fusion.ONCE` deploys one convolution of the 512 channels of the
+  enlarged maps, the same function, and so the head has one tensor of 512 instead of 1024 channels at H/4.
+  `Fusion.EARLY` has the fewest multiplications (one convolution a map, at the map's size, and a sum) but is
+  slower on the NPU: the sums cost more than what they save. Training keeps the authors' weights and order.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ STRIDE = 4
 
 
 class Fusion(StrEnum):
-    """Whether the head's maps are convolved before they are enlarged (deployed so), or after it."""
+    """Where the deployed head convolves: a map before it is enlarged, all maps after that, or as trained."""
 
+    ONCE = "once"
     EARLY = "early"
     LATE = "late"
 
@@ -49,7 +52,7 @@ class SegFormer(nn.Module):
     head_keys = ("decode_head.classifier.weight", "decode_head.classifier.bias")
     head_modules = ("decode_head",)
 
-    def __init__(self, *, classes: int, fusion: Fusion = Fusion.EARLY) -> None:
+    def __init__(self, *, classes: int, fusion: Fusion = Fusion.ONCE) -> None:
         super().__init__()
         self.fusion = fusion
         from transformers import SegformerConfig, SegformerForSemanticSegmentation
@@ -77,16 +80,15 @@ class SegFormer(nn.Module):
 
     def decode(self, maps: list[Tensor]) -> Tensor:
         """Return the logits: maps projected, enlarged, joined, fused."""
-        size = maps[0].shape[-2:]
         head: Any = self.decode_head
         projected = [module.proj(x) for module, x in zip(head.linear_projections, maps, strict=True)]
-        rest = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in projected[1:]]
-        fused = head.linear_fuse(torch.cat([*rest[::-1], projected[0]], 1))
+        fused = head.linear_fuse(torch.cat(enlarged(projected)[::-1], 1))
         return head.classifier(head.dropout(head.activation(head.batch_norm(fused))))  # type: ignore[no-any-return]
 
     def deployed(self) -> nn.Module:
         """Return the network as the NPU gets it: the same function in evaluation mode, see `Fusion`."""
-        return EarlyFusion(self) if self.fusion == Fusion.EARLY else self
+        kinds = {Fusion.EARLY: Fused, Fusion.ONCE: FusedOnce}
+        return kinds[self.fusion](self) if self.fusion in kinds else self
 
     def _stage(self, stage: Any, x: Tensor) -> Tensor:
         x = _norm(stage.patch_embeddings.layer_norm, stage.patch_embeddings.proj(x))
@@ -158,8 +160,8 @@ class SegFormer(nn.Module):
         return self.from_theirs(theirs.state_dict())
 
 
-class EarlyFusion(nn.Module):
-    """SegFormer in evaluation mode with projections, fusing convolution and batch norm in one layer a map."""
+class Fused(nn.Module):
+    """SegFormer in evaluation mode with projections, fusing convolution and batch norm as one layer a map."""
 
     def __init__(self, source: SegFormer) -> None:
         super().__init__()
@@ -180,11 +182,35 @@ class EarlyFusion(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W), normalized, to logits (B, classes, H/4, W/4)."""
         fused = [layer(x) for layer, x in zip(self.fuse, self.encoder.maps(images), strict=True)]
-        size = fused[0].shape[-2:]
         total = fused[0]
-        for x in fused[1:]:
-            total = total + F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        for x in enlarged(fused)[1:]:
+            total = total + x
         return self.classifier(self.relu(total))  # type: ignore[no-any-return]
+
+
+class FusedOnce(Fused):
+    """The same with the maps themselves enlarged and joined, and one convolution of all."""
+
+    def __init__(self, source: SegFormer) -> None:
+        super().__init__(source)
+        layers: list[Any] = list(self.fuse)
+        joined = nn.Conv2d(sum(layer.in_channels for layer in layers), layers[0].out_channels, 1)
+        joined.weight.data.copy_(torch.cat([layer.weight for layer in layers], 1).detach())
+        assert joined.bias is not None
+        joined.bias.data.copy_(sum(layer.bias.detach() for layer in layers))
+        self.fuse = joined  # type: ignore[assignment]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), normalized, to logits (B, classes, H/4, W/4)."""
+        fused = self.fuse(torch.cat(enlarged(self.encoder.maps(images)), 1))
+        return self.classifier(self.relu(fused))  # type: ignore[no-any-return]
+
+
+def enlarged(maps: list[Tensor]) -> list[Tensor]:
+    """Return all maps at the size of the first."""
+    size = maps[0].shape[-2:]
+    rest = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps[1:]]
+    return [maps[0], *rest]
 
 
 def _product(inner: Any, outer: Tensor) -> nn.Conv2d:
@@ -230,6 +256,6 @@ def _convolve(model: nn.Module) -> None:
             model.set_submodule(name, layer)
 
 
-def segformer_b0(*, classes: int, fusion: Fusion = Fusion.EARLY) -> SegFormer:
+def segformer_b0(*, classes: int, fusion: Fusion = Fusion.ONCE) -> SegFormer:
     """Return SegFormer-B0 with random weights."""
     return SegFormer(classes=classes, fusion=fusion)

@@ -46,7 +46,7 @@ class SemanticCard:
 def _segformer(*, classes: int, **options: str) -> nn.Module:
     from ..nets.segformer import Fusion, segformer_b0
 
-    return segformer_b0(classes=classes, fusion=Fusion(options.get("fusion", Fusion.EARLY)))
+    return segformer_b0(classes=classes, fusion=Fusion(options.get("fusion", Fusion.ONCE)))
 
 
 def _ddrnet(*, classes: int) -> nn.Module:
@@ -113,7 +113,7 @@ SEMANTIC: dict[str, SemanticCard] = {
             licence="NVIDIA, non-commercial",
             note="train with --lr 6e-5 from weights",
             make=_segformer,
-            options={"fusion": ("early", "late")},
+            options={"fusion": ("once", "early", "late")},
             hub="nvidia/segformer-b0-finetuned-ade-512-512",
         ),
     )

@@ -14,6 +14,7 @@ import torch
 
 from ..errors import ClassMismatchError, TrainingError
 from ..files import atomic_folder, write_atomic, write_errors
+from ..tracking import tracked
 from .checkpoint import SemanticCheckpoint, load_semantic, save_semantic
 from .config import SemanticConfig
 from .dataset import SemanticDataset, check_names, pixel_counts, read_semantic
@@ -114,10 +115,12 @@ def _run(
         if module.first_epoch >= config.epochs or stopped_early(module.history, patience=config.patience):
             return module.history
         say(f"going on after epoch {module.first_epoch} of {config.epochs}")
-    try:
-        fit(module, bfloat16=bfloat16)
-    except RuntimeError as error:
-        raise TrainingError(f"training failed: {' '.join(str(error).split())[:300]}") from error
+    with tracked(asdict(config), work=work) as run:
+        module.run = run
+        try:
+            fit(module, bfloat16=bfloat16)
+        except RuntimeError as error:
+            raise TrainingError(f"training failed: {' '.join(str(error).split())[:300]}") from error
     return module.history
 
 

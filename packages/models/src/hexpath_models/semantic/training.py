@@ -92,6 +92,7 @@ class SemanticModule(lightning.LightningModule):
         self.average = Average(network, decay=config.ema)
         self.history: list[dict[str, float]] = []
         self.first_epoch = 0
+        self.run: Any = None  # of Weights & Biases, for the curves
         self._losses: list[Tensor] = []
         self._started = time.monotonic()
         self._resumed: dict[str, Any] | None = None
@@ -166,6 +167,8 @@ class SemanticModule(lightning.LightningModule):
             "seconds": time.monotonic() - self._started,
         }
         self.history.append(row)
+        if self.run is not None:
+            self.run.log(row)
         if row["miou"] >= max(past["miou"] for past in self.history):
             save_semantic(self.work / "best.safetensors", self.average.network, card=self.card)
         save_state(self.work / "last.pt", self)
