@@ -269,6 +269,25 @@ def test_wishes_by_command(tmp_path, files, capsys):
     assert "--pairs measures: it needs --task" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "code", "says"),
+    [
+        ("--points", "0", 51, "--points 0 is no number of plans; give at least 1"),
+        ("--pairs", "1", 51, "--pairs 1 makes no pair; give 2 or more, or 0 for none"),
+        ("--flat", "3", 51, "--flat 3 is no share of the layers; give e.g. 0.1"),
+        ("--precisions", "w8a8,w9a9", 51, "unknown plan 'w9a9'"),
+        ("--precisions", "", 51, "unknown plan ''"),
+        ("--precisions", "w4a8", 64, "no precision of w4a8 has costs and losses; w8a8, w8a16, fp16 have"),
+        ("--max-drop", "-1", 66, "no plan loses at most -1.00 points; the most accurate loses"),
+        ("--budget-ms", "0.1", 66, "no plan takes at most 0.1 ms; the fastest takes 1.000 ms"),
+    ],
+)
+def test_wishes_that_cannot_be(tmp_path, files, capsys, option, value, code, says):
+    assert cli.main(["plan", *files, option, value, "--out", str(tmp_path / "plans")]) == code
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "plans").exists()
+
+
 def test_pairs_are_measured(installed, inputs, tmp_path, capsys):
     regions = ["stem", "block", "mix", "down", "qkv", "proj", "head.boxes", "head.scores"]
     found = analysis()

@@ -81,6 +81,7 @@ def run_amp(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read, measure pairs if asked, solve, write, print."""
+    check_numbers(args)
     from hexpath_quant.planning.figures import count_scores, read_figures, read_json
     from hexpath_quant.planning.solve import least_step
     from hexpath_quant.plans import BASE
@@ -116,6 +117,21 @@ def run(args: argparse.Namespace) -> None:
         f"losses that differ by less than {100 * least_step(figures):.2f} points are not told apart:"
         f" one measured loss has a standard deviation of {100 * figures.noise:.2f}"
     )
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise UnknownNameError for a number or a precision that means nothing, before anything is read."""
+    from hexpath_quant.plans import FP16, parse_precision
+
+    if args.points < 1:
+        raise UnknownNameError(f"--points {args.points} is no number of plans; give at least 1")
+    if args.pairs < 0 or args.pairs == 1:
+        raise UnknownNameError(f"--pairs {args.pairs} makes no pair; give 2 or more, or 0 for none")
+    if args.flat is not None and not 0 < args.flat <= 1:
+        raise UnknownNameError(f"--flat {args.flat:g} is no share of the layers; give e.g. 0.1")
+    for precision in args.precisions.split(","):
+        if precision != FP16:
+            parse_precision(precision)
 
 
 def _points(args: argparse.Namespace, *, figures: Any) -> list[dict[str, Any]]:
@@ -178,7 +194,7 @@ def as_text(points: Sequence[Mapping[str, Any]]) -> str:
     for point in points:
         flipped = [f"{r} {p}" for r, p in point["regions"].items() if p != "w8a8"]
         lines.append(
-            f"{point['plan']:14} {point['ms']:7.3f} {point['mb']:6.2f} {-100 * point['drop']:+7.2f}"
+            f"{point['plan']:14} {point['ms']:7.3f} {point['mb']:6.2f} {0 - 100 * point['drop']:+7.2f}"
             f" {100 * point['error']:5.2f}  {', '.join(flipped) or 'none'}"
         )
     return "\n".join(lines)

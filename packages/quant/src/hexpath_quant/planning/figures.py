@@ -102,7 +102,10 @@ def read_figures(
         odd = ", ".join(sorted(set(regions) ^ set(table["regions"])))
         raise PlanError(f"{costs} and {sensitivity} know different regions ({odd}); make both from one model")
     scale = table["borders"].get("scale", {"regions": 1.0, "terms": 1.0})
-    wanted = [p for p in known(table, analysis) if not precisions or p in precisions]
+    both = known(table, analysis)
+    wanted = [p for p in both if not precisions or p in precisions]
+    if not wanted:
+        raise PlanError(f"no precision of {', '.join(precisions)} has costs and losses; {', '.join(both)} have")
     fitted = fit_losses(analysis, precisions=wanted, pairs=(pairs or {}).get("pairs", []))
     costs_of = {r: {BASE: {"ms": 0.0, "mb": 0.0}} | dict(table["regions"][r]) for r in regions}
     return Figures(
