@@ -105,7 +105,8 @@ def read_figures(
     both = known(table, analysis)
     wanted = [p for p in both if not precisions or p in precisions]
     if not wanted:
-        raise PlanError(f"no precision of {', '.join(precisions)} has costs and losses; {', '.join(both)} have")
+        named, have = ", ".join(precisions), ", ".join(both)
+        raise PlanError(f"no precision of {named} has costs and losses; {have} have")
     fitted = fit_losses(analysis, precisions=wanted, pairs=(pairs or {}).get("pairs", []))
     costs_of = {r: {BASE: {"ms": 0.0, "mb": 0.0}} | dict(table["regions"][r]) for r in regions}
     return Figures(
