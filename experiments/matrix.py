@@ -9,7 +9,6 @@ from typing import Any
 
 FILES = (".pt", ".safetensors")
 AXES = ("plan", "method", "selection", "calibration")
-FLAGS = ("npu", "extra")
 
 
 def models(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -52,8 +51,8 @@ def swept(sweeps: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The plans of a PTQ study: every combination of each sweep's lists, by an id that names what it varies.
 
     A sweep lists `plan` and `method`, and may list `calibration` (numbers of images) and `selection` (of
-    `hexpath-data select`); `npu: true` has its rows compiled, profiled and emulated as well, `extra: true`
-    has them run only when --plans names them. A later sweep that names a combination again adds to it.
+    `hexpath-data select`); `npu: true` has its rows compiled, profiled and emulated as well. A later sweep
+    that names a combination again adds to it.
     """
     found: dict[str, dict[str, Any]] = {}
     for sweep in sweeps:
@@ -63,6 +62,6 @@ def swept(sweeps: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             entry = {"head": "raw", "plan": plan, "method": f"ptq:{method}", "why": str(sweep["why"])}
             chosen = {"calibration": count, "selection": selection}
             entry |= {key: value for key, value in chosen.items() if value is not None}
-            entry |= {key: True for key in FLAGS if sweep.get(key)}
+            entry |= {"npu": True} if sweep.get("npu") else {}
             found[name] = found.get(name, {}) | entry
     return found
