@@ -248,7 +248,7 @@ def test_a_row_that_names_a_selection_waits_for_its_list(tmp_path: Path) -> None
     """Of the two plans one is calibrated with chosen images, the other goes to the emulator."""
     name = "test-dry"
     line = [sys.executable, str(REPO / "experiments" / "run.py"), "exp_02_ptq", "--name", name, "--dry-run"]
-    line += ["--base", "none", "--plans", "w4a8.minmax,w8a8.minmax.cover.8"]
+    line += ["--base", "none", "--plans", "w8a8.minmax,w8a8.minmax.cover.8"]
     try:
         done = subprocess.run(line, capture_output=True, text=True)
     finally:
