@@ -83,6 +83,11 @@ def test_what_it_tells_of_both_files(folder: Path) -> None:
     assert 0.5 < told["equal_pixels"] <= 1
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     """The folder, with Transformers.js in it, served on localhost."""
@@ -93,9 +98,7 @@ def address(folder: Path) -> Iterator[str]:
     done = subprocess.run([npm, "install", *options], cwd=folder, capture_output=True, text=True, timeout=600)
     if done.returncode:
         pytest.skip(f"npm brings no Transformers.js here: {done.stderr.strip().splitlines()[-1:]}")
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/index.html"
         server.shutdown()
