@@ -85,8 +85,13 @@ def test_semantic(masks: Path, tmp_path: Path, resize: str, capsys: pytest.Captu
     model = squares.save_semantic(tmp_path / "m.onnx", resize=resize)
     out = tmp_path / "e.json"
     command = ["evaluate", str(model), "--data", str(masks), "--out", str(out)]
-    assert main([*command, "--threads", "2"]) == 0
+    assert main([*command, "--threads", "2", "--masks", str(tmp_path / "found")]) == 0
     record = read(out)
+    written = {path.stem: np.asarray(Image.open(path)) for path in (tmp_path / "found").iterdir()}
+    assert sorted(written) == [str(number) for number in sorted(record["image_ids"])]
+    truth = read_masks(masks, names=NAMES)
+    expected = truth.read(truth.pictures[0])
+    assert (written["1"] == expected)[expected != 255].mean() > 0.9
     assert record["metrics"]["miou"] > 0.9, "corners of upsampled squares are round"
     assert record["metrics"]["pixel_accuracy"] > 0.95
     assert set(record["per_class"]) == set(NAMES)
@@ -200,6 +205,8 @@ def test_the_task_decides_the_dataset(made: Made, masks: Path, tmp_path: Path) -
         evaluate(Evaluation(model=semantic, coco=made.coco), out=tmp_path / "e.json")
     with pytest.raises(OptionError, match="for task 'detect': give its dataset with --coco"):
         evaluate(Evaluation(model=made.model, data=masks), out=tmp_path / "e.json")
+    with pytest.raises(OptionError, match="finds no class masks"):
+        evaluate(Evaluation(model=made.model, coco=made.coco, masks=tmp_path / "m"), out=tmp_path / "e.json")
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", str(made.model), "--out", str(tmp_path / "e.json")])
 

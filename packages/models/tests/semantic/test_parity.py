@@ -86,6 +86,11 @@ def test_bilinear_upsampling_is_another_function() -> None:
 def test_a_floor_changes_the_function() -> None:
     net = efficientvit_seg_b1(classes=19, attention=Attention.SPLIT, floor=0.5)
     assert deviation(net, "efficientvit_seg_b1") > 1e-3
+    joint = efficientvit_seg_b1(classes=19, attention=Attention.JOINT, floor=0.5).eval()
+    joint.load_state_dict(net.state_dict())
+    images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(joint(images), net.eval()(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", list(NETS))
