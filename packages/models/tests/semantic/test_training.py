@@ -33,17 +33,17 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_outputs_and_that_it_learns(run: Any, masks: Path, tmp_path: Path) -> None:
-    result = run(*arguments(masks, tmp_path, epochs=3, ema=0.5), "--no-bfloat16")
+    result = run(*arguments(masks, tmp_path, epochs=8, ema=0.5), "--no-bfloat16")
     assert result.code == 0, result.err
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     history = rows(tmp_path)
     assert list(history[0]) == ["epoch", "train_loss", "miou", "pixel_accuracy", "lr", "seconds"]
-    assert [row["epoch"] for row in history] == ["1", "2", "3"]
+    assert [row["epoch"] for row in history] == [str(epoch) for epoch in range(1, 9)]
     assert metrics["miou"] == pytest.approx(max(float(row["miou"]) for row in history), abs=1e-4)
     assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
     assert metrics["fingerprint"] == "sha256:test"
-    assert "epoch 3/3" in result.err
-    again = run(*arguments(masks, tmp_path, epochs=3, ema=0.5), "--no-bfloat16")
+    assert "epoch 8/8" in result.err
+    again = run(*arguments(masks, tmp_path, epochs=8, ema=0.5), "--no-bfloat16")
     assert again.code == 0
     assert "epoch" not in again.err  # nothing left to train
 
