@@ -21,6 +21,7 @@ from hexpath_quant.sensitivity.build import build_engine
 from hexpath_quant.sensitivity.engine import Base, Part
 from hexpath_quant.sensitivity.estimate import estimates
 from hexpath_quant.sensitivity.journal import Journal
+from hexpath_quant.sensitivity.noise import LOST_DB, Noise
 from hexpath_quant.sensitivity.scorer import Scorer
 from hexpath_quant.sensitivity.trust import trust
 from hexpath_quant.sim import forward_of, quantizers
@@ -283,3 +284,14 @@ def test_quantizers_are_all_in_the_engine(make_sim):
     weights = sum(step.quantized is not None for step in engine.steps)
     found = {id(q) for _, q in quantizers(sim.model)}
     assert weights + grids >= len(found)
+
+
+def test_an_output_that_is_not_finite_has_figures_all_the_same():
+    noise = Noise()
+    one = torch.ones(4)
+    noise.add(reference=[one, one], found=[torch.tensor([1.0, float("nan"), 1.0, 1.0]), one])
+    assert noise.sqnr_db == LOST_DB
+    assert noise.cosine == pytest.approx(0.5)
+    noise = Noise()
+    noise.add(reference=[one], found=[one / 0])
+    assert (noise.sqnr_db, noise.cosine) == (LOST_DB, 0.0)

@@ -8,10 +8,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hexpath_quant.workarounds import widen_depthwise
+from hexpath_quant.workarounds import pools_to_depthwise, widen_depthwise
 
 
-def depthwise(*, channels=300, kind=np.uint16, per_channel=True, kernel=1, zero=0):
+def depthwise(*, channels=8, kind=np.uint16, per_channel=True, kernel=1, zero=0, stored=None):
     """Q/DQ, a depthwise convolution with stored int8 weights, Q/DQ."""
     rng = np.random.default_rng(0)
     count = channels if per_channel else 1
@@ -19,20 +19,26 @@ def depthwise(*, channels=300, kind=np.uint16, per_channel=True, kernel=1, zero=
     arrays = {
         "s": np.float32(1 / np.iinfo(kind).max),
         "z": kind(0),
-        "w": rng.integers(-127, 127, (channels, 1, kernel, kernel)).astype(np.int8),
+        "w": rng.integers(1, 127, (channels, 1, kernel, kernel)).astype(np.int8),
+        "b": rng.integers(-1000, 1000, channels).astype(np.int32),
+        "bs": np.full(shape, 0.01 / np.iinfo(kind).max, np.float32),
+        "bz": np.zeros(shape, np.int32),
         "ws": np.full(shape, 0.01, np.float32),
         "wz": np.full(shape, zero, np.int8),
         "ys": np.float32(4 / np.iinfo(kind).max),
         "yz": kind(np.iinfo(kind).max // 2),
     }
+    if stored is not None:
+        arrays["w"][:] = stored
     axis = {"axis": 0} if per_channel else {}
     sides = [kernel // 2] * 4
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"], name="xq"),
         helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"], name="xd"),
         helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], name="wd", **axis),
+        helper.make_node("DequantizeLinear", ["b", "bs", "bz"], ["bd"], name="bd", **axis),
         helper.make_node(
-            "Conv", ["xd", "wd"], ["c"], name="c", group=channels, kernel_shape=[kernel] * 2, pads=sides
+            "Conv", ["xd", "wd", "bd"], ["c"], name="c", group=channels, kernel_shape=[kernel] * 2, pads=sides
         ),
         helper.make_node("QuantizeLinear", ["c", "ys", "yz"], ["cq"], name="cq"),
         helper.make_node("DequantizeLinear", ["cq", "ys", "yz"], ["y"], name="y"),
@@ -53,19 +59,26 @@ def run(model):
     return session.run(None, {"x": np.random.default_rng(1).random(shape, np.float32)})[0]
 
 
-def test_many_channels_at_16_bit_are_written_as_3x3_and_compute_the_same():
-    model = depthwise()
+@pytest.mark.parametrize("stored", [None, 1])
+def test_1x1_at_16_bit_is_written_as_3x3_and_computes_the_same(stored):
+    model = depthwise(stored=stored)
     expected = run(model)
     assert widen_depthwise(model) == 1
     onnx.checker.check_model(model)
-    assert next(t for t in model.graph.initializer if t.name == "w").dims == [300, 1, 3, 3]
-    np.testing.assert_array_equal(run(model), expected)
+    weight, bias = (
+        numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name)) for name in "wb"
+    )
+    assert weight.shape == (8, 1, 3, 3)
+    assert bias.dtype == np.int32
+    assert np.abs(weight).max(axis=(1, 2, 3)).min() > 63, "the grid is used"
+    assert np.count_nonzero(weight.sum(axis=(0, 1))) == 1
+    np.testing.assert_allclose(run(model), expected, atol=1.01 * 4 / 65535)
     assert widen_depthwise(model) == 0
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"channels": 256}, {"kind": np.uint8}, {"per_channel": False}, {"kernel": 3}, {"zero": 1}],
+    [{"kind": np.uint8}, {"per_channel": False}, {"kernel": 3}, {"zero": 1}],
     ids=lambda change: next(iter(change)),
 )
 def test_what_compiles_stays(change):
@@ -73,3 +86,36 @@ def test_what_compiles_stays(change):
     before = model.SerializeToString(deterministic=True)
     assert widen_depthwise(model) == 0
     assert model.SerializeToString(deterministic=True) == before
+
+
+def pooled(*, kind=np.uint16, **attributes):
+    """Q/DQ, an average pooling, Q/DQ."""
+    model = depthwise(channels=2, kind=kind)
+    graph = model.graph
+    place = next(index for index, node in enumerate(graph.node) if node.name == "c")
+    del graph.node[place]
+    chosen = {"kernel_shape": [5, 3], "pads": [2, 1, 2, 1], "count_include_pad": 1} | attributes
+    graph.node.insert(place, helper.make_node("AveragePool", ["xd"], ["c"], name="c", **chosen))
+    del graph.output[0].type.tensor_type.shape.dim[2:]
+    for _ in range(2):
+        graph.output[0].type.tensor_type.shape.dim.add()
+    return model
+
+
+def test_a_padded_pooling_at_16_bit_is_a_convolution_of_the_same_value():
+    model = pooled(strides=[2, 1])
+    expected = run(model)
+    assert pools_to_depthwise(model) == 1
+    onnx.checker.check_model(model)
+    assert [n.op_type for n in model.graph.node if n.name == "c"] == ["Conv"]
+    step = 4 / 65535
+    assert np.abs(run(model) - expected).max() <= 1.01 * step
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kind": np.uint8}, {"pads": [0, 0, 0, 0]}, {"count_include_pad": 0}, {"ceil_mode": 1}],
+    ids=lambda change: next(iter(change)),
+)
+def test_pooling_that_stays(change):
+    assert pools_to_depthwise(pooled(**change)) == 0

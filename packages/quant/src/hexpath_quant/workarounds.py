@@ -10,7 +10,8 @@ from hexpath_quant.qdq import DEQUANTIZE, QUANTIZE, Graph
 
 SMALL_SIDE = 15
 NUDGE = 1.0001
-MOST_CHANNELS = 256
+FULL = 127  # of an int8 grid that is symmetric
+KINDS = (np.int8, np.int32)  # of a weight, of a bias
 SIXTEEN = (onnx.TensorProto.UINT16, onnx.TensorProto.INT16)
 
 
@@ -63,43 +64,111 @@ def _requantize(graph: Graph, node: onnx.NodeProto) -> None:
 
 
 def widen_depthwise(model: onnx.ModelProto) -> int:
-    """Write 1x1 depthwise convolutions of many channels at 16 bit as 3x3 ones; return how many.
+    """Write 1x1 depthwise convolutions at 16 bit as 3x3 ones with a full weight grid; return how many.
 
-    QAIRT 2.51's compiler ends with SIGSEGV at optimization 2 and 3 on a 1x1 depthwise convolution with 16-bit
-    activations and a weight scale a channel when it has more than 256 channels (257 to 640 tried; 256, and
-    one scale for all, are right). The same weights amid zeros compute the same and compile (80 dB at 512,
-    640 and 1024). A batch norm behind a sum or a pooling becomes such a layer: DDRNet has seven.
+    QAIRT 2.51 takes a 1x1 depthwise convolution with 16-bit activations and a weight scale a channel wrongly:
+    of more than 256 channels the compiler ends with SIGSEGV at optimization 2 and 3 (257 to 640 tried), of 64
+    whose scales span two decades the emulator makes garbage (-11 dB). One scale for all and 8 bit are right.
+    The same weights amid zeros compute the same, compile, and are right (78 to 81 dB at 64, 512, 640 and 1024
+    channels), as long as they use the grid: AIMET stores such a weight as 1 with its value as the scale, and
+    of that the NPU keeps few bits. So weights are multiplied by a whole number, and their scales divided.
+    A batch norm behind a sum or a pooling becomes such a layer: DDRNet has seven of more than 256 channels.
     """
     graph = Graph(model)
-    places = [node for node in graph.nodes if node.op_type == "Conv" and _crashes(graph, node)]
-    widened = {graph.maker[node.input[1]].input[0] for node in places}
-    for tensor in model.graph.initializer:
-        if tensor.name in widened:
-            values = numpy_helper.to_array(tensor)
-            padded = np.pad(values, ((0, 0), (0, 0), (1, 1), (1, 1)))
-            tensor.CopyFrom(numpy_helper.from_array(padded, tensor.name))
+    places = [node for node in graph.nodes if node.op_type == "Conv" and _is_pointwise(graph, node)]
     for node in places:
         kept = [a for a in node.attribute if a.name not in ("kernel_shape", "pads")]
         del node.attribute[:]
         node.attribute.extend(kept)
         node.attribute.append(helper.make_attribute("kernel_shape", [3, 3]))
         node.attribute.append(helper.make_attribute("pads", [1, 1, 1, 1]))
+        _widen(graph, node)
     return len(places)
 
 
-def _crashes(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Return whether the compiler crashes at a convolution; its weight must be a stored one, zero point 0."""
-    source, weight = (graph.maker.get(name) for name in node.input[:2])
-    if source is None or weight is None or {source.op_type, weight.op_type} != {DEQUANTIZE}:
+def _is_pointwise(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Return whether a convolution is of that kind, and its weight and bias stored and read by it alone."""
+    source, *parameters = (graph.maker.get(name) for name in node.input)
+    kind = graph.constants.get(source.input[2]) if source is not None and len(source.input) > 2 else None
+    if kind is None or kind.data_type not in SIXTEEN or not all(_is_stored(graph, p) for p in parameters):
         return False
-    stored = graph.constants.get(weight.input[0])
-    kind = graph.constants.get(source.input[2]) if len(source.input) > 2 else None
-    if stored is None or kind is None or kind.data_type not in SIXTEEN or len(stored.dims) != 4:
+    weight = parameters[0]
+    assert weight is not None
+    dims, scales = graph.constants[weight.input[0]].dims, graph.value(weight.input[1]).size
+    return list(dims[1:]) == [1, 1, 1] and scales == dims[0] > 1
+
+
+def _is_stored(graph: Graph, source: onnx.NodeProto | None) -> bool:
+    if source is None or source.op_type != DEQUANTIZE or len(graph.readers[source.output[0]]) > 1:
         return False
-    channels, inputs, *kernel = stored.dims
-    symmetric = len(weight.input) < 3 or not graph.value(weight.input[2]).any()
-    scales = graph.value(weight.input[1]).size
-    return inputs == 1 and kernel == [1, 1] and channels > MOST_CHANNELS and scales > 1 and symmetric
+    own = all(name in graph.constants and len(graph.readers[name]) == 1 for name in source.input[:2])
+    return own and (len(source.input) < 3 or not graph.value(source.input[2]).any())
+
+
+def _widen(graph: Graph, node: onnx.NodeProto) -> None:
+    """Give the weight zeros around it, and weight and bias the finest scale that holds both."""
+    sources = [graph.maker[name] for name in node.input[1:]]
+    stored = [numpy_helper.to_array(graph.constants[source.input[0]]).astype(np.int64) for source in sources]
+    factor = FULL // np.maximum(np.abs(stored[0]).reshape(len(stored[0]), -1).max(axis=1), 1)
+    if len(stored) > 1:
+        room = np.iinfo(np.int32).max // np.maximum(np.abs(stored[1]), 1)
+        factor = np.maximum(np.minimum(factor, room), 1)
+    stored[0] = np.pad(stored[0] * factor[:, None, None, None], ((0, 0), (0, 0), (1, 1), (1, 1)))
+    whole = [stored[0], *(values * factor for values in stored[1:])]
+    for source, values, kind in zip(sources, whole, KINDS, strict=False):
+        scale = numpy_helper.to_array(graph.constants[source.input[1]])
+        arrays = values.astype(kind), (scale / factor).astype(np.float32)
+        for name, array in zip(source.input[:2], arrays, strict=True):
+            graph.constants[name].CopyFrom(numpy_helper.from_array(array, name))
+
+
+def pools_to_depthwise(model: onnx.ModelProto) -> int:
+    """Make padded average poolings at 16 bit depthwise convolutions of constant weight; return how many.
+
+    QAIRT 2.51 computes a 9x9 stride 4 pooling with 16-bit activations wrongly (4 dB on the emulator, in
+    DDRNet's pyramid at 2x3; 5x5 and 17x17 have 74 dB there). In FP16 many padded windows are wrong, so all
+    padded ones are written as convolutions here. 8 bit is right and stays; so does what averages the whole
+    map, and pooling whose padding does not count.
+    """
+    graph = Graph(model)
+    shapes = _shapes(model)
+    done = 0
+    for node in graph.nodes:
+        if node.op_type == "AveragePool" and _is_padded(graph, node) and shapes.get(node.input[0]):
+            _pool_as_convolution(model, node, channels=shapes[node.input[0]][1])
+            done += 1
+    return done
+
+
+def _is_padded(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Return whether a 16-bit pooling over two axes has padding that counts."""
+    source = graph.maker.get(node.input[0])
+    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    kind = graph.constants.get(source.input[2]) if source is not None and len(source.input) > 2 else None
+    plain = given.get("auto_pad", b"NOTSET") == b"NOTSET" and not given.get("ceil_mode")
+    counts = bool(given.get("count_include_pad")) and any(given.get("pads", []))
+    sixteen = kind is not None and kind.data_type in SIXTEEN
+    return sixteen and plain and counts and len(given["kernel_shape"]) == 2 and "dilations" not in given
+
+
+def _pool_as_convolution(model: onnx.ModelProto, node: onnx.NodeProto, *, channels: int) -> None:
+    """Turn a pooling into a convolution with the int8 weight 127 everywhere."""
+    kept = {a.name: a for a in node.attribute if a.name in ("kernel_shape", "strides", "pads")}
+    kernel = list(kept["kernel_shape"].ints)
+    name = f"{node.output[0]}_window"
+    constants = {
+        f"{name}_stored": np.full((channels, 1, *kernel), 127, np.int8),
+        f"{name}_scale": np.asarray(1 / (127 * np.prod(kernel)), np.float32),
+        f"{name}_zero_point": np.asarray(0, np.int8),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in constants.items())
+    place = list(model.graph.node).index(node)
+    model.graph.node.insert(place, helper.make_node(DEQUANTIZE, list(constants), [name], name=name))
+    node.op_type = "Conv"
+    node.input.append(name)
+    attributes = [*kept.values(), helper.make_attribute("group", channels)]
+    del node.attribute[:]
+    node.attribute.extend(attributes)
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:

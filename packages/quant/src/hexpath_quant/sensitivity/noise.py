@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 NONE_DB = 300.0  # no difference at all
+LOST_DB = -300.0  # NaN or infinity in an output: a division by what was rounded to 0
 
 
 @dataclass(kw_only=True)
@@ -38,14 +39,16 @@ class Noise:
 
     @property
     def sqnr_db(self) -> float:
-        """-10 log10 of the ratio."""
+        """-10 log10 of the ratio; LOST_DB where it is not finite."""
+        if not math.isfinite(self.ratio):
+            return LOST_DB
         return NONE_DB if self.ratio == 0 else -10 * math.log10(self.ratio)
 
     @property
     def cosine(self) -> float:
-        """Cosine of the angle between the outputs, the mean over the outputs."""
+        """Cosine of the angle between the outputs, the mean over the outputs; 0 of one that is not finite."""
         found = [
             p / max(math.sqrt(s * q), 1e-30)
             for p, s, q in zip(self.product, self.signal, self.power, strict=True)
         ]
-        return sum(found) / max(len(found), 1)
+        return sum(value for value in found if math.isfinite(value)) / max(len(found), 1)
