@@ -10,7 +10,12 @@ from hexpath_quant.agreement import sqnr_db
 from hexpath_quant.errors import TraceError
 from hexpath_quant.fakequant import FakeQuantize, Grid
 from hexpath_quant.lean import ActivationQuantizer, LeanTwin
+from hexpath_quant.methods import find_method
+from hexpath_quant.plans import PLANS
+from hexpath_quant.prepare import prepare
 from hexpath_quant.qat import set_trainable
+from hexpath_quant.sensitivity.build import build_engine
+from hexpath_quant.sensitivity.engine import Base
 from hexpath_quant.sim import forward_of
 
 
@@ -103,3 +108,32 @@ def test_per_channel_activations_are_refused():
 
     with pytest.raises(TraceError, match="not per-tensor"):
         ActivationQuantizer(Q.affine.QuantizeDequantize(shape=(4,), bitwidth=8, symmetric=True))
+
+
+class Ratio(torch.nn.Module):
+    """A ratio whose parts are both rounded to 0 at some places, and to something else elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = torch.nn.Conv2d(3, 4, 1)
+        self.out = torch.nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.over(x).relu()
+        return self.out(x / (x.square() + 1e-6))
+
+
+def test_zero_over_zero_is_cut_off_as_in_the_simulation():
+    torch.manual_seed(0)
+    pictures = images(4, seed=3)
+    prepared = prepare(Ratio(), example=pictures[:1])
+    sim = find_method("minmax").quantize(
+        prepared, example=pictures[:1], plan=PLANS["w8a8"], batches=lambda: [pictures], input_range=(0.0, 1.0)
+    )
+    (theirs,) = forward_of(sim.model)(pictures)
+    assert torch.isfinite(theirs).all()
+    (ours,) = LeanTwin(sim)(pictures)
+    torch.testing.assert_close(ours.detach(), theirs)
+    engine = build_engine(sim)
+    (alone,) = engine.outputs(engine.run(pictures, base=Base.WITHOUT))
+    torch.testing.assert_close(alone, theirs)

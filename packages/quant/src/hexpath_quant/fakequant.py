@@ -44,6 +44,14 @@ def quantize_dequantize(x: Tensor, grid: Grid) -> Tensor:
     return y.round_().clamp_(grid.low, grid.high).mul_(grid.scale)
 
 
+def saturated(quotient: Tensor) -> Tensor:
+    """Return a quotient with -inf for 0/0: a grid takes that to its low end, as the exported file does.
+
+    NaN would pass every later grid here, while onnxruntime and AIMET cut it off.
+    """
+    return torch.nan_to_num(quotient, nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
+
+
 def pass_unclipped(gradient: Tensor, x: Tensor, grid: Grid) -> Tensor:
     """Return the gradient with zeros where ``x`` lies outside the grid."""
     return torch.ops.aten.hardtanh_backward(  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from hexpath_quant.errors import TraceError
-from hexpath_quant.fakequant import FakeQuantize, FakeQuantizedSiLU, FakeQuantizeWeight, Grid
+from hexpath_quant.fakequant import FakeQuantize, FakeQuantizedSiLU, FakeQuantizeWeight, Grid, saturated
 
 KEEPS_GRID = (custom.Concat, nn.MaxPool2d, custom.MaxPool2d, nn.Upsample)
 BFLOAT16_MAX_BITS = 8
@@ -91,7 +91,9 @@ class LeanModule(nn.Module):
         args = tuple(self._input(index, value) for index, value in enumerate(args))
         outputs = self.compute(args, kwargs)
         first = self.outputs[0] if self.outputs else None
-        return first(outputs) if first is not None else outputs
+        if first is None:
+            return outputs
+        return first(saturated(outputs) if isinstance(self.core, custom.Divide) else outputs)
 
     def compute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the operator itself with quantized weights."""

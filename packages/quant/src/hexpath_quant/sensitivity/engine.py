@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 import torch.fx
+from aimet_torch.nn.modules import custom
 from torch import Tensor, nn
 from torch.fx.node import map_aggregate, map_arg
 
-from hexpath_quant.fakequant import Grid
+from hexpath_quant.fakequant import Grid, saturated
 
 
 class Part(StrEnum):
@@ -197,6 +198,8 @@ def _quantized(step: Step, *, args: Any, kwargs: Any, on: Part) -> Any:
     rounded = step.quantized is not None and on is not Part.ACTIVATIONS
     value = (step.quantized if rounded else step.module)(*args, **kwargs)  # type: ignore[misc]
     grid = step.outputs[0] if step.outputs and activations else None
+    if grid is not None and isinstance(step.module, custom.Divide):
+        value = saturated(value)
     return to_grid(value, grid) if isinstance(value, Tensor) else value
 
 
