@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +10,16 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from random_yolo import call, scenes, write
 
-from hexpath_models.checkpoint import CheckpointCard, load_checkpoint, save_checkpoint
-from hexpath_models.registry import MODELS, build
+from hexpath_models.checkpoint import load_checkpoint
 
-BIN = Path(sys.executable).parent
 SIDE = 160  # 525 anchors: more than the 300 best
-NAMES = {0: "person", 1: "vehicle", 2: "motorcycle"}
-
-
-def call(*words: object) -> None:
-    done = subprocess.run(
-        [BIN / str(words[0]), *map(str, words[1:])], capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("scenes")
-    sizes = ("--train", 8, "--val", 4, "--size", SIDE, "--labels", "segments")
-    call("hexpath-data", "generate", home / "data", *sizes)
-    return home / "data" / "data.yaml"
-
-
-def write(name: str, path: Path) -> Path:
-    """A checkpoint with random weights and statistics, of which no two scores are alike."""
-    torch.manual_seed(0)
-    card = MODELS[name]
-    model: Any = build(card, names=NAMES)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    about = {"arch": name, "task": card.task, "stride": 32, "reg_max": card.reg_max, "fingerprint": ""}
-    save_checkpoint(path, model, card=CheckpointCard(names=NAMES, image_size=(SIDE, SIDE), **about))
-    return path
+    return scenes(tmp_path_factory.mktemp("scenes"), side=SIDE)
 
 
 def test_yolo26_gives_what_ultralytics_end_to_end_forward_gives(data: Path, tmp_path: Path) -> None:
@@ -56,7 +28,7 @@ def test_yolo26_gives_what_ultralytics_end_to_end_forward_gives(data: Path, tmp_
     from hexpath_deploy.reference.hexpath_reference import postprocess, preprocess
     from hexpath_deploy.spec import Settings, postprocess_spec, preprocess_spec
 
-    checkpoint = write("yolo26n", tmp_path / "model.safetensors")
+    checkpoint = write("yolo26n", tmp_path / "model.safetensors", side=SIDE)
     call("hexpath-models", "export", checkpoint, "--data", data, "--head", "raw", "--out", tmp_path / "raw")
     model = read_task_model(tmp_path / "raw" / "model.onnx")
     pixels = np.asarray(Image.open(next((data.parent / "images" / "val").iterdir())).convert("RGB"))
