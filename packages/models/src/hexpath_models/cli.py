@@ -85,7 +85,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--bfloat16",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="compute in bfloat16 and channels-last on the CPU (default: where the CPU has the instructions)",
+        help="compute in bfloat16 on the CPU (default: where the CPU has the instructions)",
     )
     add_train_arguments(parser)
     parser.set_defaults(run=_train)

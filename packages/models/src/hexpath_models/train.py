@@ -302,7 +302,7 @@ def _metrics(
         "epochs": len(history),
         "best_epoch": int(top["epoch"]),
         "model": task.card.arch,
-        "precision": "bfloat16, channels-last" if bfloat16 else "float32",
+        "precision": "bfloat16" if bfloat16 else "float32",
         "config": asdict(config),
         "fingerprint": dataset.fingerprint,
         "tools": {name: importlib.metadata.version(name) for name in ("torch", "ultralytics")},

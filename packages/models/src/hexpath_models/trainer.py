@@ -4,7 +4,7 @@ Import this module only after `environment.offline()`.
 
 - data comes through loading.py, so the dataset's folder stays as it was; validation is square, as deployed;
 - checkpoints are written beside and renamed, so that a kill truncates none; the best as safetensors too;
-- on a CPU with bfloat16 instructions the network runs in bfloat16 and channels-last, the loss in float32;
+- on a CPU the network runs channels-last, in bfloat16 where the CPU has it, the loss in float32;
 - one line an epoch instead of bars and banners.
 """
 
@@ -77,7 +77,7 @@ class PipelineTrainer(DetectionTrainer):
         """Attach classes and loss, and choose the memory format."""
         super().set_model_attributes()
         self.model.criterion = training_loss(self.model)
-        if self.bfloat16:
+        if self.device.type == "cpu":
             self.model = self.model.to(memory_format=torch.channels_last)
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
@@ -92,7 +92,7 @@ class PipelineTrainer(DetectionTrainer):
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """uint8 to float32 in [0, 1], in the model's memory format."""
         result: dict[str, Any] = super().preprocess_batch(batch)
-        if self.bfloat16:
+        if self.device.type == "cpu":
             result["img"] = result["img"].contiguous(memory_format=torch.channels_last)
         return result
 
