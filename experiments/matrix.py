@@ -14,11 +14,12 @@ AXES = ("plan", "method", "selection", "calibration")
 def models(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The prefix of each model's folders, with `model`, `checkpoint`, `train` and `take` of that model.
 
-    `models: yolo11n,yolo11s,path/to/best.pt` is a matrix; without it the experiment has one model, whose
-    folders have no prefix. A file is taken as it is instead of trained.
+    `models: yolo11n,yolo11s,path/to/best.pt` is a matrix; so are plans that each name their `model`. Else the
+    experiment has one model, whose folders have no prefix. A file is taken as it is instead of trained.
     """
     common = {"train": config["train"], "take": config.get("take", {})}
-    listed = config.get("models")
+    named = dict.fromkeys(plan["model"] for plan in config["plans"].values() if "model" in plan)
+    listed = config.get("models") or ",".join(named)
     if not listed:
         return {"": {"model": config["model"], "checkpoint": config.get("checkpoint"), **common}}
     found = {}
@@ -42,9 +43,14 @@ def folder(name: str, plan: Mapping[str, str]) -> str:
     return plan.get("export", f"export/{plan['head']}{branch}")
 
 
-def row_id(model: str, name: str, *, prefix: str) -> str:
+def of_model(plans: Mapping[str, Mapping[str, Any]], model: str) -> dict[str, Mapping[str, Any]]:
+    """The plans that are made of a model: all but those of another."""
+    return {name: plan for name, plan in plans.items() if plan.get("model", model) == model}
+
+
+def row_id(model: str, name: str, plan: Mapping[str, Any], *, prefix: str) -> str:
     """The id of a plan in the record: unique over the matrix."""
-    return f"{model}/{name}" if prefix else name
+    return f"{model}/{name}" if prefix and "model" not in plan else name
 
 
 def swept(sweeps: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

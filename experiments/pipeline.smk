@@ -8,6 +8,7 @@
 #   compile/<plan id>/      context binary, DLC, census of the NPU's operators
 #   agree/, eval/, profile/ what the compiled artifact computes, scores and costs
 #   choice.json, gates.json which plan ships, and the release gates' verdict on it
+#   masks/<plan id>-<where>/ class maps of a segmentation network
 #   results.json, report.html
 #   bundle/, bundle.zip     what goes to the device, once every gate is passed
 #
@@ -22,7 +23,7 @@ include: "common.smk"
 
 MODELS = matrix.models(config)  # prefix -> the config of that model
 SEMANTIC = config.get("task") == "semantic"  # a class a pixel: id masks in place of boxes, one head
-TRUTH = "--data dataset/data.yaml" if SEMANTIC else "--coco dataset/coco/val.json"
+OWN = HERE / config["experiment"]
 
 
 def folder_of(wildcards):
@@ -35,9 +36,11 @@ def plan_flags(wildcards):
     """Of `ptq:METHOD`, or of `qat:METHOD`: trained from that method's state."""
     plan = PLANS[wildcards.id]
     method = plan["method"].split(":")[1]
-    branch = f" --option branch={plan['branch']}" if "branch" in plan else ""
-    images = f" --option calibration={selection(wildcards)}" if "selection" in plan else ""
-    return f"--plan {plan_of(plan)} --option head={plan['head']}{branch}{images} --method {method}"
+    options = [f"head={plan['head']}"]
+    options += [f"branch={plan['branch']}"] if "branch" in plan else []
+    options += [f"calibration={selection(wildcards)}"] if "selection" in plan else []
+    told = " ".join(f"--option {shlex.quote(option)}" for option in [*options, *plan.get("options", [])])
+    return f"--plan {plan_of(plan)} {told} --method {method}"
 
 
 def selection(wildcards):
@@ -54,7 +57,7 @@ def ptq_options(wildcards):
 
 def plan_of(plan):
     """A plan's name, or where the experiment keeps the plan file of that name."""
-    file = HERE / config["experiment"] / "plans" / f"{plan['plan']}.yaml"
+    file = OWN / "plans" / f"{plan['plan']}.yaml"
     return shlex.quote(str(file)) if file.is_file() else plan["plan"]
 
 
@@ -62,6 +65,11 @@ def plan_files(wildcards):
     """The plan file that a stage reads, if its plan is one."""
     path = plan_of(PLANS[wildcards.id])
     return path if path.endswith(".yaml") else []
+
+
+def regions(wildcards):
+    """The regions of the experiment's own, where it keeps any."""
+    return [file] if (file := OWN / "regions.yaml").is_file() else []
 
 
 def trained(wildcards):
@@ -297,6 +305,7 @@ rule sensitivity:
     input:
         "{m}train",
         plan_files,
+        regions=regions,
     output:
         "{m}sensitivity/{id}.json",
     wildcard_constraints:
@@ -304,6 +313,7 @@ rule sensitivity:
     params:
         task=config["task"],
         plan=plan_flags,
+        regions=lambda wildcards, input: f"--regions {shlex.quote(str(input.regions))}" if input.regions else "",
         options=flags(config.get("sensitivity", {})),
         source=source("sensitivity"),
     threads: workflow.cores
@@ -311,7 +321,7 @@ rule sensitivity:
         stage("sensitivity/{wildcards.m}{wildcards.id}")
         + "hexpath-quant sensitivity --task {params.task:q} --checkpoint {input[0]:q}/model.safetensors"
         " --data dataset/data.yaml --out {output:q} --work {wildcards.m}work/sensitivity/{wildcards.id} --workers {threads}"
-        " {params.plan} {params.options}"
+        " {params.plan} {params.regions} {params.options}"
 
 
 rule compile:
@@ -343,17 +353,25 @@ rule agree:
         " --recorded {input.model:q}/recorded.npz --out {output:q} {params.options}"
 
 
+EVALUATE = "hexpath-deploy evaluate {input.model:q}/model.onnx --out {output[0]:q}"
+EVALUATE += " --data dataset/data.yaml --masks {output[1]:q}" if SEMANTIC else " --coco dataset/coco/val.json"
+
+
+def scored(backend):
+    """What an evaluation writes: figures, and class maps where the network makes any."""
+    masks = [directory("{m}masks/{id}-" + backend)] if SEMANTIC else []
+    return ["{m}eval/{id}-" + backend + ".json", *masks]
+
+
 rule evaluate_ort:
     input:
         model=folder_of,
     output:
-        "{m}eval/{id}-ort.json",
+        scored("ort"),
     params:
         source=source("ort"),
     shell:
-        stage("ort/{wildcards.m}{wildcards.id}")
-        + f"hexpath-deploy evaluate {{input.model:q}}/model.onnx {TRUTH}" " --out {output:q}"
-        " --backend ort"
+        stage("ort/{wildcards.m}{wildcards.id}") + EVALUATE + " --backend ort"
 
 
 rule evaluate_emulator:
@@ -362,15 +380,15 @@ rule evaluate_emulator:
         compiled="{m}compile/{id}",
         agree="{m}agree/{id}.json",
     output:
-        "{m}eval/{id}-emulator.json",
+        scored("emulator"),
     params:
         options=flags(config.get("emulator", {})),
         source=source("emulator"),
     threads: workflow.cores
     shell:
         stage("emulator/{wildcards.m}{wildcards.id}")
-        + f"hexpath-deploy evaluate {{input.model:q}}/model.onnx {TRUTH}" " --out {output:q}"
-        " --backend emulator --compiled {input.compiled:q} --workers {threads} {params.options}"
+        + EVALUATE
+        + " --backend emulator --compiled {input.compiled:q} --workers {threads} {params.options}"
 
 
 rule profile:
@@ -387,14 +405,62 @@ rule profile:
         + "hexpath-deploy profile {input.model:q}/model.onnx --target {params.target:q} --out {output:q} {params.npu}"
 
 
-def evaluations(backend, plans=PLANS):
-    """The evaluation of every plan of every model."""
-    return [f"{m}eval/{i}-{backend}.json" for m in MODELS for i in plans]
+def each(pattern, plans):
+    """A file of each of those plans of every model, by a pattern with {id}."""
+    made = {m: matrix.of_model(PLANS, own["model"]) for m, own in MODELS.items()}
+    return [m + pattern.format(id=i) for m in MODELS for i in plans if i in made[m]]
 
 
-def profiles(plans):
-    """The latency of those plans of every model."""
-    return [f"{m}profile/{i}.json" for m in MODELS for i in plans]
+HEADS = config.get("audit", {}).get("heads", [])
+AUDITS = [f"{m}audit/{head}.json" for m in MODELS for head in (["raw"] if SEMANTIC and HEADS else HEADS)]
+
+
+def figures(on_npu=CANDIDATES):
+    """What the stages found: every plan scored in ONNX Runtime, some on the NPU as well."""
+    npu = each("eval/{id}-emulator.json", on_npu) + each("profile/{id}.json", on_npu)
+    return each("eval/{id}-ort.json", PLANS) + npu + AUDITS
+
+
+RECORDED = figures()  # what the record reads; a Snakefile adds to it, or sets it anew
+
+
+rule record:
+    input:
+        lambda wildcards: RECORDED,
+        told=[HERE / "record.py", OWN / "answer.py"],
+    output:
+        "results.json",
+    params:
+        plans=PLANS,
+        question=config["question"],
+        source=source("record"),
+    shell:
+        stage("record")
+        + f"{PYTHON} {shlex.quote(str(HERE / 'record.py'))} {shlex.quote(str(OWN))}"
+        " --out {output:q}"
+
+
+rule report:
+    input:
+        "results.json",
+    output:
+        "report.html",
+    params:
+        source=source("report"),
+    shell:
+        stage("report") + "hexpath-deploy report {input:q} --out {output:q}"
+
+
+rule log:
+    input:
+        results="results.json",
+        report="report.html",
+    output:
+        touch("logs/wandb.done"),
+    params:
+        source=source("log"),
+    shell:
+        stage("log") + "hexpath-deploy log {input.results:q} --report {input.report:q}"
 
 
 RELEASE = f"{PYTHON} {shlex.quote(str(HERE / 'release.py'))}"

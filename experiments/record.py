@@ -20,10 +20,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import matrix
 
 REPO = Path(__file__).resolve().parent.parent
-SAMPLES = 6
+SAMPLES = 6  # images that the report shows
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TOOLS = ("torch", "ultralytics", "aimet-torch", "onnx", "onnxruntime", "onnxruntime-qnn", "snakemake")
 
 
@@ -63,8 +66,13 @@ def answer_of(path: Path) -> Any:
 
 def spec(config: Mapping[str, Any]) -> dict[str, Any]:
     """The spec of a run, by the layout of pipeline.smk."""
-    plans, models = config["plans"], matrix.models(config)
+    plans = config["plans"]
+    models = {
+        prefix: (model_of(own), matrix.of_model(plans, own["model"]))
+        for prefix, own in matrix.models(config).items()
+    }
     heads = config.get("audit", {}).get("heads", [])
+    semantic = config.get("task") == "semantic"
     card = json.loads(Path("dataset/card.json").read_text())
     return {
         "experiment": config["experiment"],
@@ -78,12 +86,12 @@ def spec(config: Mapping[str, Any]) -> dict[str, Any]:
         "card": "dataset/card.json",
         "dataset": {"images": card["images"], "names": card["names"]},
         "rows": [
-            row(name, plan, prefix=prefix, model=model_of(own))
-            for prefix, own in models.items()
-            for name, plan in plans.items()
+            row(name, plan, prefix=prefix, model=model)
+            for prefix, (model, own) in models.items()
+            for name, plan in own.items()
         ],
-        "curves": [curve for prefix in models for curve in curves(plans, prefix=prefix)],
-        "samples": samples(plans, prefix=next(iter(models))),
+        "curves": [curve for prefix, (_, own) in models.items() for curve in curves(own, prefix=prefix)],
+        **(masks(config, models) if semantic else {"samples": samples(plans, prefix=next(iter(models)))}),
         **({"gates": "gates.json"} if Path("gates.json").is_file() else {}),
         **present(
             "sensitivity",
@@ -121,7 +129,7 @@ def row(name: str, plan: Mapping[str, str], *, prefix: str, model: str) -> dict[
     evaluated = [f"{prefix}eval/{name}-{backend}.json" for backend in ("ort", "emulator")]
     evaluated = [path for path in evaluated if Path(path).is_file()]
     told = {
-        "id": matrix.row_id(model, name, prefix=prefix),
+        "id": matrix.row_id(model, name, plan, prefix=prefix),
         "model": f"{model}, {plan['branch']}" if "branch" in plan else model,
         "method": method,
         "plan": Path(plan["plan"]).stem if plan["plan"].endswith(".yaml") else plan["plan"],
@@ -202,23 +210,73 @@ def samples(plans: Mapping[str, Mapping[str, str]], *, prefix: str) -> list[dict
     if shown is None:
         return []
     ids = json.loads(Path(f"{prefix}eval/{shown}-emulator.json").read_text())["image_ids"]
-    chosen = [ids[round(k * (len(ids) - 1) / max(1, SAMPLES - 1))] for k in range(min(SAMPLES, len(ids)))]
     coco_path = Path("dataset/coco/val.json")
     coco = json.loads(coco_path.read_text())
     root = coco_path.parent / coco["info"]["root"]
     files = {image["id"]: os.path.normpath(root / image["file_name"]) for image in coco["images"]}
     boxes = [
-        detections("fp32", "ort", prefix=prefix),
-        detections(shown, "emulator", prefix=prefix),
+        detections(name, plans.get(name, {}), backend, prefix=prefix)
+        for name, backend in (("fp32", "ort"), (shown, "emulator"))
     ]
-    return [{"image": files[i], "image_id": i, "truth": str(coco_path), "boxes": boxes} for i in chosen]
+    return [{"image": files[i], "image_id": i, "truth": str(coco_path), "boxes": boxes} for i in spread(ids)]
 
 
-def detections(name: str, backend: str, *, prefix: str) -> dict[str, str]:
+def detections(name: str, plan: Mapping[str, Any], backend: str, *, prefix: str) -> dict[str, str]:
     evaluation = Path(f"{prefix}eval/{name}-{backend}.json")
     path = evaluation.parent / json.loads(evaluation.read_text())["detections"]
-    told = matrix.row_id(Path(prefix).name, name, prefix=prefix)
+    told = matrix.row_id(Path(prefix).name, name, plan, prefix=prefix)
     return {"id": told, "evaluated_on": backend, "path": str(path)}
+
+
+def masks(
+    config: Mapping[str, Any], models: Mapping[str, tuple[str, Mapping[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """Class maps of images of the emulator's sample, and what the classes cost a planner.
+
+    Of the plans of the config's `masks`, else FP32 and w8a8: as the emulator made them, where it did. Costs
+    are those of the dataset's data.yaml, else of the experiment's costs.yaml.
+    """
+    wanted = config.get("masks", "fp32,w8a8").split(",")
+    found = []  # (id, where it was scored, pattern of its files)
+    for prefix, (model, own) in models.items():
+        for name in [name for name in own if name in wanted]:
+            backends = [b for b in ("emulator", "ort") if Path(f"{prefix}masks/{name}-{b}").is_dir()]
+            told = matrix.row_id(model, name, own[name], prefix=prefix)
+            found += [(told, b, f"{prefix}{{}}/{name}-{b}{{}}") for b in backends[:1]]
+    evaluated = [place.format("eval", ".json") for _, backend, place in found if backend == "emulator"]
+    if not evaluated:
+        return {}
+    data = yaml.safe_load(Path("dataset/data.yaml").read_text())
+    root = Path("dataset") / str(data.get("path") or ".")
+    images, truth = root / data["val"], root / data["masks"]["val"]
+    files = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
+    ids = json.loads(Path(evaluated[0]).read_text())["image_ids"]
+    strips = [
+        {
+            "image": os.path.normpath(files[i - 1]),
+            "truth": os.path.normpath(truth / files[i - 1].relative_to(images).with_suffix(".png")),
+            "found": [
+                {"id": told, "evaluated_on": backend, "path": f"{place.format('masks', '')}/{i}.png"}
+                for told, backend, place in found
+            ],
+        }
+        for i in spread(ids)
+    ]
+    known = REPO / "experiments" / config["experiment"] / "costs.yaml"
+    costs = yaml.safe_load(known.read_text()) if known.is_file() else {}
+    costs = {name: cost for name, cost in (costs | data.get("costs", {})).items() if name in names_of(data)}
+    return {"masks": {"costs": costs, "images": strips}}
+
+
+def names_of(data: Mapping[str, Any]) -> list[str]:
+    """The class names of a data.yaml."""
+    return list(data["names"].values() if isinstance(data["names"], dict) else data["names"])
+
+
+def spread(ids: list[int]) -> list[int]:
+    """Some of the images, from first to last."""
+    count = min(SAMPLES, len(ids))
+    return [ids[round(k * (len(ids) - 1) / max(1, count - 1))] for k in range(count)]
 
 
 def pins() -> dict[str, str]:

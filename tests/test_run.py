@@ -41,8 +41,17 @@ def test_one_model_has_no_prefix_and_several_have() -> None:
         "models/yolo11n/": "yolo11n",
         "models/yolo26n/": "yolo26n",
     }
-    assert matrix.row_id("yolo11n", "w8a8", prefix="") == "w8a8"
-    assert matrix.row_id("yolo11n", "w8a8", prefix="models/yolo11n/") == "yolo11n/w8a8"
+    assert matrix.row_id("yolo11n", "w8a8", {}, prefix="") == "w8a8"
+    assert matrix.row_id("yolo11n", "w8a8", {}, prefix="models/yolo11n/") == "yolo11n/w8a8"
+
+
+def test_plans_that_name_their_models() -> None:
+    plans = {"d-w8a8": {"model": "ddrnet23_slim"}, "e-w8a8": {"model": "efficientvit_seg_b1"}, "fp32": {}}
+    config = {"plans": plans, "train": {}}
+    assert list(matrix.models(config)) == ["models/ddrnet23_slim/", "models/efficientvit_seg_b1/"]
+    assert list(matrix.of_model(plans, "ddrnet23_slim")) == ["d-w8a8", "fp32"]
+    told = matrix.row_id("ddrnet23_slim", "d-w8a8", plans["d-w8a8"], prefix="models/ddrnet23_slim/")
+    assert told == "d-w8a8"
 
 
 def test_plans_lie_where_their_method_puts_them() -> None:
