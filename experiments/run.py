@@ -474,5 +474,12 @@ def report(run: Path) -> None:
     print(f"\nreport   {run / 'report.html'}\nresults  {run / 'results.json'}")
 
 
+def heed_signals() -> None:
+    """Have SIGTERM (a job scheduler, `docker stop`) do what Ctrl-C does, in the background too."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 if __name__ == "__main__":
+    heed_signals()
     sys.exit(main())

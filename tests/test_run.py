@@ -187,6 +187,39 @@ def test_a_killed_run_leaves_no_one_working_in_its_folder(tmp_path: Path) -> Non
         assert orphan.wait(timeout=10) == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_stops_its_stages(how: signal.Signals, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    folder.mkdir()
+    script = (
+        "import os, sys; from pathlib import Path; import run\n"
+        "run.heed_signals()\n"
+        "run.command = lambda args, folder: ['sh', '-c', 'echo started; sleep 600 & wait']\n"
+        "folder = Path(sys.argv[1])\n"
+        "run.execute(run.parse(['exp_03_qat']), folder, env=os.environ)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)],
+        cwd=REPO / "experiments",
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        ),  # as a shell starts what it backgrounds
+    )
+    deadline = time.monotonic() + 30
+    while not (folder / ".group").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    group = int((folder / ".group").read_text())
+    time.sleep(0.2)
+    process.send_signal(how)
+    _, told = process.communicate(timeout=40)
+    assert process.returncode == -signal.SIGINT, told
+    assert "KeyboardInterrupt" in told
+    run.wait_until_gone(group)
+    assert run.members(group) == []
+
+
 def test_a_reused_process_group_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     folder.mkdir()
