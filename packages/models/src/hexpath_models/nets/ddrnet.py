@@ -14,8 +14,8 @@ Shapes, for an image (B, 3, H, W) and c = 32 channels:
 For the NPU:
 - logits stay at 1/8. Upsampling a map a class to the full image there costs more than the network itself; do
   it bilinearly (align_corners=False) outside, or take the argmax first.
-- spp pools with kernels 5, 9, 17 and the whole map at 1/64: small maps, cheap. In FP16 the Hexagon emulator
-  computes the 9x9 stride 4 pooling wrong (3 dB); INT8 and INT16 are right.
+- spp pools with kernels 5, 9, 17 and the whole map at 1/64: small maps, cheap. In FP16 and INT16 the Hexagon
+  emulator computes the 9x9 stride 4 pooling wrong (4 dB); compile and export write it as a convolution there.
 - spp and the head normalize before they convolve, so these batch norms cannot be folded into a convolution;
   the ones behind a pooling or a sum remain as operators.
 - H and W need not be multiples of 64 (544 is not): maps are resized to each other's size, never by a factor.
