@@ -26,6 +26,7 @@ import matrix
 
 REPO = Path(__file__).resolve().parent.parent
 SAMPLES = 6  # images that the report shows
+MAIN = ("map", "miou")  # what a network is judged by
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TOOLS = ("torch", "ultralytics", "aimet-torch", "onnx", "onnxruntime", "onnxruntime-qnn", "snakemake")
 
@@ -142,14 +143,15 @@ def row(name: str, plan: Mapping[str, str], *, prefix: str, model: str) -> dict[
 
 
 def calibration(plan: Mapping[str, Any], *, folder: str) -> dict[str, Any]:
-    """What a post-training method had and took, as its card says."""
+    """What a post-training method had and took, and what the simulation scores, as its card says."""
     card = Path(folder) / "quant.json"
     if not plan["method"].startswith("ptq:") or not card.is_file():
         return {}
     facts = json.loads(card.read_text())
     kept = ("calibration_images", "method_seconds", "method_cpu_seconds")
     chosen = {"selection": plan["selection"]} if "selection" in plan else {}
-    return {key: facts[key] for key in kept if key in facts} | chosen
+    scores = {f"simulation_{name}": value for name, value in facts.get("metrics", {}).items() if name in MAIN}
+    return {key: facts[key] for key in kept if key in facts} | chosen | scores
 
 
 def prediction(plan: str) -> dict[str, Any]:
@@ -192,7 +194,7 @@ def scored(history: Path) -> list[str]:
     if not history.is_file():
         return []
     columns = history.read_text().split("\n", 1)[0].split(",")
-    return [name for name in ("map50", "map", "miou") if name in columns]
+    return [name for name in ("map50", *MAIN) if name in columns]
 
 
 def samples(plans: Mapping[str, Mapping[str, str]], *, prefix: str) -> list[dict[str, Any]]:

@@ -181,6 +181,23 @@ def test_segformer_tells_precisions_fusion_and_the_browser(
     assert answer({"results": rows[:1]})["answer"][-1].startswith("In the browser's folder")
 
 
+def test_terrain_tells_every_place_of_the_score_and_the_lost_classes() -> None:
+    def scored(name: str, water: float) -> dict[str, Any]:
+        return row(name, miou=0.5) | {"per_class": {"water": {"iou": water}}}
+
+    ours = scored("efficientvit-w8a8", 0.01) | {"params": {"simulation_miou": 0.48}}
+    npu = ours | {"evaluated_on": "emulator", "images": 4, "same_images": {"fp32": {"miou": 0.41}}}
+    rows = [scored("efficientvit-fp32", 0.4), ours, npu]
+    audit = {"model": "efficientvit_seg_b1", "verdict": "unsafe"}
+    told = load("exp_07_terrain/answer.py").answer({"results": rows, "audits": [audit]})["answer"]
+    assert told[0] == (
+        "EfficientViT-B1 keeps 50.0 of its 50.0 mIoU in INT8, 48.0 in the simulation, 50.0 on the emulator "
+        "where FP32 has 41.0 on the same 4 images."
+    )
+    assert "efficientvit-w8a8: mIoU 50.0, lost: water." in told
+    assert told[-1] == "Before any training, the audit calls efficientvit_seg_b1 unsafe."
+
+
 def tried(plan: str, method: str, score: float, **params: Any) -> dict[str, Any]:
     given = {"calibration_images": 64, "method_cpu_seconds": 5.0, **params}
     name = ".".join(map(str, (plan, method, *params.values())))

@@ -15,9 +15,10 @@ Row = Mapping[str, Any]
 def answer(results: Mapping[str, Any]) -> dict[str, Any]:
     """The sentences, most important first; a plan that was not run is not spoken of."""
     rows = {row["id"]: row for row in results["results"] if row.get("evaluated_on") == "ort"}
+    emulated = {row["id"]: row for row in results["results"] if row.get("evaluated_on") == "emulator"}
     told = [
-        sentence(rows, "ddrnet", "DDRNet23-Slim"),
-        sentence(rows, "efficientvit", "EfficientViT-B1"),
+        sentence(rows, emulated, "ddrnet", "DDRNet23-Slim"),
+        sentence(rows, emulated, "efficientvit", "EfficientViT-B1"),
         *(alarm(rows, plan) for plan in rows if plan.startswith("efficientvit-") and "fp32" not in plan),
         repair(rows),
         latency(rows),
@@ -32,13 +33,25 @@ def audits(results: Mapping[str, Any]) -> str:
     return f"Before any training, the audit calls {', '.join(told)}." if told else ""
 
 
-def sentence(rows: Mapping[str, Row], prefix: str, name: str) -> str:
-    """What INT8 leaves of a network's mIoU."""
+def sentence(rows: Mapping[str, Row], emulated: Mapping[str, Row], prefix: str, name: str) -> str:
+    """What INT8 leaves of a network's mIoU: in ONNX Runtime, in the simulation, on the emulator."""
     wanted = {f"{prefix}-fp32", f"{prefix}-w8a8"}
     if not wanted <= rows.keys():
         return ""
-    before, after = (rows[f"{prefix}-{plan}"]["metrics"]["miou"] for plan in ("fp32", "w8a8"))
-    return f"{name} keeps {100 * after:.1f} of its {100 * before:.1f} mIoU in INT8."
+    int8 = rows[f"{prefix}-w8a8"]
+    text = f"{name} keeps {points(int8)} of its {points(rows[f'{prefix}-fp32'])} mIoU in INT8"
+    if "simulation_miou" in int8.get("params", {}):
+        text += f", {100 * int8['params']['simulation_miou']:.1f} in the simulation"
+    npu = emulated.get(f"{prefix}-w8a8")
+    if npu is not None:
+        same = npu.get("same_images", {}).get("fp32")
+        text += f", {points(npu)} on the emulator"
+        text += f" where FP32 has {100 * same['miou']:.1f} on the same {npu['images']} images" if same else ""
+    return f"{text}."
+
+
+def points(row: Row) -> str:
+    return f"{100 * row['metrics']['miou']:.1f}"
 
 
 def collapsed(row: Row, reference: Row) -> list[str]:
