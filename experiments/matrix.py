@@ -15,17 +15,21 @@ def models(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The prefix of each model's folders, with `model`, `checkpoint`, `train` and `take` of that model.
 
     `models: yolo11n,yolo11s,path/to/best.pt` is a matrix; so are plans that each name their `model`. Else the
-    experiment has one model, whose folders have no prefix. A file is taken as it is instead of trained.
+    experiment has one model, whose folders have no prefix. A file is taken as it is instead of trained. A
+    group of `train` with a model's name holds what is different for that model.
     """
-    common = {"train": config["train"], "take": config.get("take", {})}
+    common = {"take": config.get("take", {})}
     named = dict.fromkeys(plan["model"] for plan in config["plans"].values() if "model" in plan)
     listed = config.get("models") or ",".join(named)
     if not listed:
-        return {"": {"model": config["model"], "checkpoint": config.get("checkpoint"), **common}}
+        own = {"model": config["model"], "checkpoint": config.get("checkpoint"), "train": config["train"]}
+        return {"": own | common}
     found = {}
     for entry in str(listed).split(","):
         is_file = entry.endswith(FILES)
         own = {"model": name_of(entry), "checkpoint": entry if is_file else None}
+        own["train"] = {k: v for k, v in config["train"].items() if not isinstance(v, Mapping)}
+        own["train"] |= config["train"].get(own["model"], {})
         found[f"models/{own['model']}/"] = own | common
     return found
 

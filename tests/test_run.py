@@ -47,8 +47,11 @@ def test_one_model_has_no_prefix_and_several_have() -> None:
 
 def test_plans_that_name_their_models() -> None:
     plans = {"d-w8a8": {"model": "ddrnet23_slim"}, "e-w8a8": {"model": "efficientvit_seg_b1"}, "fp32": {}}
-    config = {"plans": plans, "train": {}}
-    assert list(matrix.models(config)) == ["models/ddrnet23_slim/", "models/efficientvit_seg_b1/"]
+    config = {"plans": plans, "train": {"lr": 0.1, "epochs": 6, "ddrnet23_slim": {"epochs": 18}}}
+    assert {prefix: own["train"] for prefix, own in matrix.models(config).items()} == {
+        "models/ddrnet23_slim/": {"lr": 0.1, "epochs": 18},
+        "models/efficientvit_seg_b1/": {"lr": 0.1, "epochs": 6},
+    }
     assert list(matrix.of_model(plans, "ddrnet23_slim")) == ["d-w8a8", "fp32"]
     told = matrix.row_id("ddrnet23_slim", "d-w8a8", plans["d-w8a8"], prefix="models/ddrnet23_slim/")
     assert told == "d-w8a8"
