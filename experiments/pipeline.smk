@@ -427,7 +427,7 @@ RECORDED = figures()  # what the record reads; a Snakefile adds to it, or sets i
 rule record:
     input:
         lambda wildcards: RECORDED,
-        told=[HERE / "record.py", OWN / "answer.py"],
+        told=[HERE / "record.py", HERE / "sentences.py", OWN / "answer.py"],
     output:
         "results.json",
     params:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sentences import proof
+
 Row = Mapping[str, Any]
 
 
@@ -78,19 +80,3 @@ def images(model: str, rows: Sequence[Row]) -> str:
             f"{plan[0]} by {plan[1]}: {at_few} with {few} images; all sets lie within {spread:.1f} points"
         )
     return f"{model}, calibration images: {'; '.join(told)}." if told else ""
-
-
-def proof(results: Mapping[str, Any]) -> str:
-    """The largest gap between the emulator and ORT on the same images."""
-    gaps = {
-        row["id"]: 100 * abs(row["metrics"]["map"] - row["same_images"]["ort"]["map"])
-        for row in results["results"]
-        if row.get("evaluated_on") == "emulator" and "ort" in row.get("same_images", {})
-    }
-    if not gaps:
-        return ""
-    worst = max(gaps, key=lambda i: gaps[i])
-    return (
-        f"On the Hexagon emulator {len(gaps)} of the artifacts score within {gaps[worst]:.1f} points of ONNX "
-        f"Runtime on the same images (largest gap: {worst})."
-    )

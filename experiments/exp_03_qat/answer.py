@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sentences import proof
+
 Row = Mapping[str, Any]
 
 
@@ -64,19 +66,3 @@ def pitfalls(rows: Mapping[str, Row]) -> str:
     }
     costs = [f"{points(rows[i]):.1f} {words}" for i, words in told.items() if i in rows]
     return f"The same calibration at w8a8 leaves {' and '.join(costs)}." if costs else ""
-
-
-def proof(results: Mapping[str, Any]) -> str:
-    """The largest gap between the emulator and ORT on the same images."""
-    gaps = {
-        row["id"]: 100 * abs(row["metrics"]["map"] - row["same_images"]["ort"]["map"])
-        for row in results["results"]
-        if row.get("evaluated_on") == "emulator" and "ort" in row.get("same_images", {})
-    }
-    if not gaps:
-        return ""
-    worst = max(gaps, key=lambda i: gaps[i])
-    return (
-        f"On the Hexagon emulator the compiled artifacts score within {gaps[worst]:.1f} points of ONNX "
-        f"Runtime on the same images (largest gap: {worst})."
-    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import copyfile
@@ -51,6 +52,20 @@ class Workbench:
     limit_s: float
     cache: JobCache | None
     done: dict[str, Kept] = field(default_factory=dict)
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls, model: Model, *, target: Target, options: Options, limit_s: float, cache: JobCache | None
+    ) -> Iterator[tuple[Workbench, Boundary]]:
+        """Yield one with the model prepared, and the model's border; the folder goes when the block ends."""
+        with tempfile.TemporaryDirectory(prefix="hexpath-") as folder:
+            scratch = Path(folder)
+            boundary = prepare(model, options=options, path=scratch / "model.onnx")
+            bench = cls(
+                model=model, target=target, options=options, scratch=scratch, limit_s=limit_s, cache=cache
+            )
+            yield bench, boundary
 
     def run(self, job: str) -> Path:
         """Run one job of the worker on the prepared model in a folder of its own; returns that folder."""
@@ -155,16 +170,8 @@ def build(
 ) -> dict[str, Any]:
     """Compile into `folder`; a `dlc` that is there already is not written again. Returns the card."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="hexpath-") as scratch:
-        boundary = prepare(model, options=options, path=Path(scratch) / "model.onnx")
-        bench = Workbench(
-            model=model,
-            target=target,
-            options=options,
-            scratch=Path(scratch),
-            limit_s=limit_s,
-            cache=cache,
-        )
+    opened = Workbench.opened(model, target=target, options=options, limit_s=limit_s, cache=cache)
+    with opened as (bench, boundary):
         made = bench.run("context")
         keep_context(made, model=model, boundary=boundary, folder=folder)
         if dlc is None:
@@ -302,16 +309,8 @@ def estimate_model(
         EstimateError: the target has none; else as compile_model.
     """
     toolchain.require()
-    with tempfile.TemporaryDirectory(prefix="hexpath-") as scratch:
-        prepare(model, options=options, path=Path(scratch) / "model.onnx")
-        bench = Workbench(
-            model=model,
-            target=target,
-            options=options,
-            scratch=Path(scratch),
-            limit_s=limit_s,
-            cache=cache,
-        )
+    opened = Workbench.opened(model, target=target, options=options, limit_s=limit_s, cache=cache)
+    with opened as (bench, _):
         return read_estimate(bench.run("estimate") / "profile.csv")
 
 
