@@ -25,18 +25,31 @@ class Residual(nn.Module):
         return self.c(self.act(self.a(x) + self.b(x)))
 
 
+class Rescaled(nn.Module):
+    """Numbers in front of convolutions, as networks that normalize or scale by themselves have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a((x - 0.5) / 0.25) * 0.5) / 3.0)
+
+
 def net(kind: str) -> nn.Module:
     torch.manual_seed(0)
     acts = {"relu6": nn.ReLU6, "leaky": nn.LeakyReLU, "hardswish": nn.Hardswish, "gelu": nn.GELU}
     if kind == "residual":
         return Residual().eval()
+    if kind == "rescaled":
+        return Rescaled().eval()
     act = acts.get(kind, nn.ReLU)()
     if kind == "transposed":
         return nn.Sequential(nn.ConvTranspose2d(3, 8, 2, 2), act, nn.Conv2d(8, 4, 1)).eval()
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), act, nn.Conv2d(8, 4, 1)).eval()
 
 
-KINDS = ["relu", "relu6", "leaky", "hardswish", "gelu", "residual", "transposed"]
+KINDS = ["relu", "relu6", "leaky", "hardswish", "gelu", "residual", "rescaled", "transposed"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,6 +22,7 @@ KEEPS_VALUES = (
     *(nn.MaxPool2d, custom.MaxPool2d, custom.Pad),
     *(nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle),
 )
+RESCALES = (custom.Multiply, custom.Divide)
 LOW, HIGH = -(2**31), 2**31 - 1
 
 
@@ -33,11 +34,11 @@ def derived_biases(model: torch.fx.GraphModule) -> Iterator[None]:
         module: Any = model.get_submodule(node.target) if node.op == "call_module" else None
         if not _lacks_bias_quantizer(module):
             continue
-        source = quantizer_before(model, node)
+        source, factor = _source(model, node)
         weight = module.param_quantizers["weight"]
         if source is None or not isinstance(weight, AffineQuantizerBase):
             continue
-        scale = module._derive_bias_scale(source.get_scale(), weight.get_scale())
+        scale = module._derive_bias_scale(factor * source.get_scale(), weight.get_scale())
         if scale is None:
             continue
         quantizer = QuantizeDequantize(shape=scale.shape, qmin=LOW, qmax=HIGH, symmetric=True)
@@ -53,20 +54,54 @@ def derived_biases(model: torch.fx.GraphModule) -> Iterator[None]:
 
 def quantizer_before(model: torch.fx.GraphModule, node: torch.fx.Node) -> AffineQuantizerBase | None:
     """Return the quantizer on whose grid the values lie that ``node`` reads first."""
+    found, factor = _source(model, node)
+    return found if factor == 1.0 else None
+
+
+def _source(model: torch.fx.GraphModule, node: torch.fx.Node) -> tuple[AffineQuantizerBase | None, float]:
+    """Return the quantizer behind what ``node`` reads first, and by what its grid was multiplied since.
+
+    Multiplying by a positive number has no quantizer of its own: the same integers count in other steps.
+    """
     own = model.get_submodule(str(node.target)).input_quantizers[0]  # type: ignore[index]
     if own is not None:
-        return own  # type: ignore[no-any-return]
-    before = node.args[0]
+        return own, 1.0
+    before, factor = node.args[0], 1.0
     while isinstance(before, torch.fx.Node):
+        place = 0
         if before.op == "call_module":
             module: Any = model.get_submodule(str(before.target))
             found = module.output_quantizers[0] if isinstance(module, QuantizationMixin) else None
-            if found is not None or not isinstance(module, KEEPS_VALUES):
-                return found if isinstance(found, AffineQuantizerBase) else None
+            if found is not None:
+                return (found if isinstance(found, AffineQuantizerBase) else None), factor
+            if isinstance(module, RESCALES):
+                place, number = _rescaled(model, before)
+                if number is None:
+                    return None, factor
+                factor *= number if isinstance(module, custom.Multiply) else 1 / number
+                own = module.input_quantizers[place]
+                if isinstance(own, AffineQuantizerBase):
+                    return own, factor
+            elif not isinstance(module, KEEPS_VALUES):
+                return None, factor
         elif before.target not in MOVES_DATA:
-            return None
-        before = before.args[0]
-    return None
+            return None, factor
+        before = before.args[place]
+    return None, factor
+
+
+def _rescaled(model: torch.fx.GraphModule, node: torch.fx.Node) -> tuple[int, float | None]:
+    """Return which operand a product or quotient with a constant number rescales, and the number."""
+    divides = isinstance(model.get_submodule(str(node.target)), custom.Divide)
+    for place, argument in enumerate(node.args[:2]):
+        if divides and place == 0:
+            continue
+        if isinstance(argument, torch.fx.Node) and argument.op == "get_attr":
+            path, _, name = str(argument.target).rpartition(".")
+            value = getattr(model.get_submodule(path), name)
+            if value.numel() == 1 and not isinstance(value, nn.Parameter) and float(value) > 0:
+                return 1 - place, float(value)
+    return 0, None
 
 
 def _lacks_bias_quantizer(module: Any) -> bool:
