@@ -213,3 +213,17 @@ def test_unreadable_plans(tmp_path, text, says):
 def test_a_region_that_the_net_lacks():
     with pytest.raises(UnknownNameError, match="unknown region of plan 'm' 'qkw'; did you mean 'qkv'"):
         simulate(mixed(qkw="w8a16"))
+
+
+def test_pooling_between_two_widths_keeps_the_encoding_of_its_input(tmp_path):
+    torch.manual_seed(0)
+    pool = torch.nn.MaxPool2d(3, 1, 1)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), pool, torch.nn.MaxPool2d(3, 1, 1), torch.nn.Conv2d(8, 4, 1)
+    )
+    plan = MixedPlan(name="m", default="w8a8", regions={"last": "w8a16"}, modules={"last": ("4",)})
+    agreement_db = quantize(net.eval(), calibration=[images(4, seed=1)], plan=plan, out=tmp_path / "q")
+    assert min(agreement_db.values()) > 40
+    graph = Graph(onnx.load(tmp_path / "q" / "model.onnx"))
+    pools = [node for node in graph.model.graph.node if node.op_type == "MaxPool"]
+    assert len(pools) == 2

@@ -22,6 +22,7 @@ from aimet_torch.quantization.affine import QuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
+from hexpath_quant.biases import KEEPS_VALUES
 from hexpath_quant.plans import FP16, MixedPlan, parse_precision
 from hexpath_quant.prepare import SHAPE
 from hexpath_quant.regions import regions_of_nodes
@@ -120,13 +121,18 @@ def _add_borders(prepared: torch.fx.GraphModule, node: torch.fx.Node) -> None:
     for bits, users in readers.items():
         if bits == own:
             continue
-        source = _anchored(prepared, node) if node.op != "call_module" and own else node
+        source = _anchored(prepared, node) if own and _moves(prepared, node) else node
         target = f"border_{node.name}_" + (f"a{bits}" if bits else FP16)
         prepared.add_submodule(target, Border())
         border = _insert(prepared, target, after=source)
         border.meta[PRECISION] = users[0].meta[PRECISION]
         for user in users:
             user.replace_input_with(node, border)
+
+
+def _moves(prepared: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
+    """Return whether an operator hands on values of its input, and so has no encoding of its own."""
+    return node.op != "call_module" or isinstance(prepared.get_submodule(str(node.target)), KEEPS_VALUES)
 
 
 def _anchored(prepared: torch.fx.GraphModule, node: torch.fx.Node) -> torch.fx.Node:

@@ -16,6 +16,7 @@ from aimet_torch.quantsim import QuantizationSimModel
 from torch import nn
 
 from hexpath_quant.agreement import sqnr_db
+from hexpath_quant.biases import KEEPS_VALUES
 from hexpath_quant.lean import LeanTwin
 from hexpath_quant.plans import BASE, MixedPlan, parse_precision
 from hexpath_quant.progress import say
@@ -119,11 +120,14 @@ def _calibrate(task: Task, *, count: int) -> Callable[[nn.Module, Any], None]:
 
 
 def _at_16_bit(model: torch.fx.GraphModule) -> list[str]:
-    found = []
+    """Return the modules whose output AIMET left at 16 bit, and those that only hand its values on."""
+    found: dict[str, None] = {}
     for node in model.graph.nodes:
-        if node.op == "call_module":
-            module: Any = model.get_submodule(str(node.target))
-            quantizers = getattr(module, "output_quantizers", [])
-            if any(q is not None and q.bitwidth == 16 for q in quantizers):
-                found.append(str(node.target))
-    return found
+        if node.op != "call_module":
+            continue
+        module: Any = model.get_submodule(str(node.target))
+        bits = [q.bitwidth for q in getattr(module, "output_quantizers", []) if q is not None]
+        moves = not bits and isinstance(module, KEEPS_VALUES)
+        if 16 in bits or (moves and str(node.all_input_nodes[0].target) in found):
+            found[str(node.target)] = None
+    return list(found)
