@@ -118,6 +118,25 @@ def test_a_division_by_a_constant_next_to_a_border_is_no_float_island(tmp_path, 
     assert {BITS[graph.constants[graph.maker[i].input[2]].data_type] for i in division.input} == {width}
 
 
+class KeyValues(torch.nn.Module):
+    """v k^T with k scaled by a number, as in linear attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.k, self.v, self.relu = torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU()
+
+    def forward(self, x):
+        k = self.relu(self.k(x)).flatten(2) / 256
+        return torch.matmul(self.v(x).flatten(2), k.transpose(-1, -2))
+
+
+def test_a_scaled_tensor_that_is_moved_across_a_border_keeps_its_scale(tmp_path):
+    torch.manual_seed(0)
+    plan = MixedPlan(name="m", default="w8a8", regions={"up": "w8a16"}, modules={"up": ("matmul",)})
+    figures = quantize(KeyValues().eval(), calibration=[images(8, seed=200)], plan=plan, out=tmp_path / "q")
+    assert min(figures.values()) > 40
+
+
 def test_the_second_operand_of_a_16_bit_product_is_symmetric(tmp_path):
     quantize(
         trained_net(), calibration=[images(8, seed=200)], plan=mixed(qkv="w8a16"), out=tmp_path / "q",

@@ -177,6 +177,20 @@ def _unquantize(module: Any) -> None:
         module.param_quantizers[name] = None
 
 
+def _next_to_border(model: torch.fx.GraphModule, node: torch.fx.Node) -> bool:
+    """Return whether a border stands right before or behind ``node``, or but for operators that move data."""
+
+    def reaches(here: torch.fx.Node, *, back: bool) -> bool:
+        for other in here.all_input_nodes if back else here.users:
+            if other.op == "call_module" and isinstance(model.get_submodule(str(other.target)), Border):
+                return True
+            if _moves(model, other) and reaches(other, back=back):
+                return True
+        return False
+
+    return reaches(node, back=True) or reaches(node, back=False)
+
+
 def _quantize_rescaling(model: torch.fx.GraphModule, node: torch.fx.Node) -> None:
     """Give a product with (or division by) a constant number quantizers of its own next to a border.
 
@@ -186,8 +200,7 @@ def _quantize_rescaling(model: torch.fx.GraphModule, node: torch.fx.Node) -> Non
     module: Any = model.get_submodule(str(node.target))
     if not isinstance(module, custom.Divide | custom.Multiply) or module.output_quantizers[0] is not None:
         return
-    near = [n for n in [*node.all_input_nodes, *node.users] if n.op == "call_module"]
-    if not any(isinstance(model.get_submodule(str(n.target)), Border) for n in near):
+    if not _next_to_border(model, node):
         return
     steps = 2 ** parse_precision(node.meta[PRECISION]).activation_bits - 1
     module.output_quantizers[0] = QuantizeDequantize((), 0, steps, symmetric=False)
