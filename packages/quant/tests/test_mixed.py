@@ -147,6 +147,14 @@ def test_the_second_operand_of_a_16_bit_product_is_symmetric(tmp_path):
     assert {float(graph.value(graph.maker[n.input[1]].input[2])) for n in products} == {2.0**15}
 
 
+def test_so_is_one_that_comes_out_of_a_relu_and_is_moved(tmp_path):
+    torch.manual_seed(0)
+    quantize(KeyValues().eval(), calibration=[images(8, seed=200)], plan="w8a16", out=tmp_path / "q")
+    graph = Graph(onnx.load(tmp_path / "q" / "model.onnx"))
+    (product,) = [n for n in graph.nodes if n.op_type == "MatMul"]
+    assert float(graph.value(graph.maker[product.input[1]].input[2])) == 2.0**15
+
+
 def test_a_float_region_has_no_quantizers_and_others_all(tmp_path):
     quantize(
         trained_net(), calibration=[images(8, seed=200)], plan=mixed(block="fp16"), out=tmp_path / "q",

@@ -98,7 +98,7 @@ def set_precisions(sim: QuantizationSimModel) -> None:
             anchor.output_quantizers[0] = _quantizer_of(sim.model, node.args[0])
     for node in nodes:
         if node.meta[PRECISION] != FP16 and parse_precision(node.meta[PRECISION]).activation_bits == 16:
-            _symmetric_second_operand(sim.model, node)
+            make_second_operand_symmetric(sim.model, node)
 
 
 def float_nodes(graph: torch.fx.Graph) -> set[str]:
@@ -209,7 +209,8 @@ def _quantize_rescaling(model: torch.fx.GraphModule, node: torch.fx.Node) -> Non
             module.input_quantizers[place] = QuantizeDequantize((), 0, steps, symmetric=False)
 
 
-def _symmetric_second_operand(model: torch.fx.GraphModule, node: torch.fx.Node) -> None:
+def make_second_operand_symmetric(model: torch.fx.GraphModule, node: torch.fx.Node) -> None:
+    """Make the second operand of a 16-bit product symmetric; else the compiler takes it at 8 bits."""
     module: Any = model.get_submodule(str(node.target))
     if not isinstance(module, custom.MatMul):
         return
