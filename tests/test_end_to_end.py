@@ -47,6 +47,12 @@ def test_yolo26_gives_what_ultralytics_end_to_end_forward_gives(data: Path, tmp_
     assert len(theirs) == len(found.scores) == 300
     boxes = theirs[:, :4].clip(0, SIDE)
     assert np.ptp(theirs[:, 4]) > 1e-3, "scores that say nothing would prove nothing"
-    for box, score, label in zip(boxes, theirs[:, 4], theirs[:, 5], strict=True):  # near ties change places
+    sure = (
+        theirs[:, 4] > theirs[:, 4].min() + 1e-5
+    )  # of near ties with the last, others may be among the best
+    assert sure.sum() > 100
+    for box, score, label in zip(boxes[sure], theirs[sure, 4], theirs[sure, 5], strict=True):
         alike = (found.classes == label) & (np.abs(found.scores - score) < 1e-5)
-        assert np.abs(found.boxes[alike] - box).max(axis=1).min(initial=np.inf) < 1e-2
+        assert (
+            np.abs(found.boxes[alike] - box).max(axis=1).min(initial=np.inf) < 1e-2
+        )  # near ties change places
