@@ -193,20 +193,21 @@ def test_an_interrupted_analysis_goes_on(tmp_path, monkeypatch):
     assert run(tmp_path, calibration=4).journal.results == {}
 
 
-def test_alarm_names_class_region_and_layer_though_the_mean_looks_fine():
-    float_classes = {"car": {"map": 0.8}, "bike": {"map": 0.4}}
+@pytest.mark.parametrize(("metric", "own"), [("map", "map"), ("miou", "iou")])
+def test_alarm_names_class_region_and_layer_though_the_mean_looks_fine(metric, own):
+    float_classes = {"car": {own: 0.8}, "bike": {own: 0.4}}
     classes = lambda alone, without: {"bike": {"alone": alone, "without": without}, "car": {"alone": 0.8}}  # noqa: E731
     entries = [
         {"kind": "region", "name": "head", "part": "both", "plan": "w8a8", "per_class": classes(0.02, 0.39)},
         {"kind": "region", "name": "stem", "part": "both", "plan": "w8a8", "per_class": classes(0.4, 0.01)},
         {"kind": "layer", "name": "head.3", "part": "both", "plan": "w8a8", "per_class": classes(0.1, 0.3)},
     ]
-    quantized = {"w8a8": {"car": {"map": 0.81}, "bike": {"map": 0.01}}}
-    found = alarms(metric="map", float_classes=float_classes, quantized=quantized, entries=entries)
+    quantized = {"w8a8": {"car": {own: 0.81}, "bike": {own: 0.01}}}
+    found = alarms(metric=metric, float_classes=float_classes, quantized=quantized, entries=entries)
     assert [(a["class"], a["vanished"]) for a in found] == [("bike", True)]
     assert [r["name"] for r in found[0]["regions"]] == ["head"]
     assert [r["name"] for r in found[0]["layers"]] == ["head.3"]
-    gone = alarms(metric="map", float_classes=float_classes, quantized={"w8a8": {}}, entries=[])
+    gone = alarms(metric=metric, float_classes=float_classes, quantized={"w8a8": {}}, entries=[])
     assert {a["class"] for a in gone} == {"car", "bike"}
 
 

@@ -97,7 +97,7 @@ def _matrix(
 ) -> tuple[tuple[str, tuple[float | None, ...]], ...]:
     rows = []
     for name, figures in analysis["float"].get("per_class", {}).items():
-        before = figures.get(analysis["metric"], 0.0)
+        before = figures.get(analysis["metric"], next(iter(figures.values()), 0.0))
         alone = [e.get("per_class", {}).get(name, {}).get("alone") for e in regions]
         rows.append((name, tuple(None if value is None else before - value for value in alone)))
     return tuple(rows)

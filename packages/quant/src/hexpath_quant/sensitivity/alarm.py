@@ -32,7 +32,7 @@ def alarms(
     found = []
     for plan, classes in quantized.items():
         for name, figures in float_classes.items():
-            before, after = figures.get(metric, 0.0), classes.get(name, {}).get(metric, 0.0)
+            before, after = (figure(of, metric=metric) for of in (figures, classes.get(name, {})))
             if before <= 0 or before - after <= share * before:
                 continue
             blame = {
@@ -53,6 +53,11 @@ def alarms(
                 }
             )
     return found
+
+
+def figure(figures: Mapping[str, float], *, metric: str) -> float:
+    """Return a class's figure: the task's metric, else its first (the IoU, of which mIoU is the mean)."""
+    return figures.get(metric, next(iter(figures.values()), 0.0))
 
 
 def _culprits(

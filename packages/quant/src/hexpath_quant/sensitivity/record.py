@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from hexpath_quant.sensitivity.alarm import alarms
+from hexpath_quant.sensitivity.alarm import alarms, figure
 from hexpath_quant.sensitivity.engine import Base, Part
 from hexpath_quant.sensitivity.estimate import parts_of
 from hexpath_quant.sensitivity.sweep import Variation
@@ -130,12 +130,12 @@ def _scores(analysis: Analysis, *, alone: Any, without: Any, quantized: Any) -> 
         entry["metric_alone"] = alone["metrics"][metric]
         entry["drop_alone"] = base.metrics[metric] - entry["metric_alone"]
         for name, figures in per_class.items():
-            figures["alone"] = alone["per_class"].get(name, {}).get(metric, 0.0)
+            figures["alone"] = figure(alone["per_class"].get(name, {}), metric=metric)
     if without is not None and "metrics" in without and quantized is not None:
         entry["metric_without"] = without["metrics"][metric]
         entry["gain_without"] = entry["metric_without"] - quantized["metrics"][metric]
         for name, figures in per_class.items():
-            figures["without"] = without["per_class"].get(name, {}).get(metric, 0.0)
+            figures["without"] = figure(without["per_class"].get(name, {}), metric=metric)
     if any(per_class.values()):
         entry["per_class"] = per_class
     return entry
