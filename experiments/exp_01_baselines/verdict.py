@@ -160,14 +160,15 @@ def line(axes: Axes, *, ms: float) -> str:
 
 
 def point(row: Mapping[str, Any], *, axes: Axes, color: str) -> str:
-    """A configuration, filled when it runs in integers, with its name on the side that has room."""
+    """A configuration, named where there is room: in integers filled and named below, else above."""
     x, y, end = axes.x(row["end_to_end_ms"]), axes.y(100 * row["map"]), axes.x(row["end_to_end_high_ms"])
-    fill = "white" if row["plan"].startswith("fp") else color
+    is_float = row["plan"].startswith("fp")
+    fill, beside = ("white", y - 7) if is_float else (color, y + 17)
     left = x > WIDTH - RIGHT - 150
     return (
         f'<line x1="{x:.1f}" x2="{end:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{color}"/>'
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="{color}" stroke-width="2"/>'
-        + text(x - 9 if left else x + 9, y - 7, escape(row["id"]), anchor="end" if left else "start")
+        + text(x - 9 if left else x + 9, beside, escape(row["id"]), anchor="end" if left else "start")
     )
 
 
