@@ -166,9 +166,7 @@ def _run(config: TrainConfig, *, dataset: Dataset, work: Path, start: Start, bfl
     if isinstance(resume, Path):
         overrides["resume"] = str(resume)
     with engine_changes(bfloat16=bfloat16), tracked_by_ultralytics(asdict(config), work=work):
-        trainer = make_trainer(
-            overrides, dataset=dataset, card=start.card, start_weights=start.weights, bfloat16=bfloat16
-        )
+        trainer = make_trainer(overrides, dataset=dataset, card=start.card, start_weights=start.weights)
         run: Any = trainer
         try:
             run.train()

@@ -41,7 +41,6 @@ class PipelineTrainer(DetectionTrainer):
     dataset: Dataset
     card: CheckpointCard
     start_weights: nn.Module | None
-    bfloat16: bool
     model: Any
     ema: Any
     last: Path
@@ -131,14 +130,13 @@ def make_trainer(
     dataset: Dataset,
     card: CheckpointCard,
     start_weights: nn.Module | None,
-    bfloat16: bool,
 ) -> PipelineTrainer:
     """Return a trainer of this run; Ultralytics reads the dataset while constructing, so it is set before."""
 
     kind = SegmentPipelineTrainer if card.task == "segment" else PipelineTrainer
     RunTrainer: Any = type("RunTrainer", (kind,), {})
     RunTrainer.dataset, RunTrainer.card = dataset, card
-    RunTrainer.start_weights, RunTrainer.bfloat16 = start_weights, bfloat16
+    RunTrainer.start_weights = start_weights
     trainer = RunTrainer(overrides=overrides)
     trainer.add_callback("on_fit_epoch_end", ProgressLine())
     return trainer

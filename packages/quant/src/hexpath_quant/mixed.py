@@ -77,8 +77,7 @@ def is_mixed(model: nn.Module) -> bool:
 def set_precisions(sim: QuantizationSimModel) -> None:
     """Give each quantizer the bits of its operator's precision; remove those of fp16 operators.
 
-    ``sim`` was built at 8-bit activations from a graph to which a plan was applied. A 16-bit product's second
-    operand becomes symmetric, which HTP asks for.
+    ``sim`` was built at 8-bit activations from a graph to which a plan was applied.
     """
     nodes = [node for node in sim.model.graph.nodes if node.op == "call_module" and PRECISION in node.meta]
     for node in nodes:
@@ -96,9 +95,6 @@ def set_precisions(sim: QuantizationSimModel) -> None:
         if ANCHOR in node.meta:
             anchor: Any = sim.model.get_submodule(str(node.target))
             anchor.output_quantizers[0] = _quantizer_of(sim.model, node.args[0])
-    for node in nodes:
-        if node.meta[PRECISION] != FP16 and parse_precision(node.meta[PRECISION]).activation_bits == 16:
-            make_second_operand_symmetric(sim.model, node)
 
 
 def float_nodes(graph: torch.fx.Graph) -> set[str]:
@@ -209,16 +205,21 @@ def _quantize_rescaling(model: torch.fx.GraphModule, node: torch.fx.Node) -> Non
             module.input_quantizers[place] = QuantizeDequantize((), 0, steps, symmetric=False)
 
 
-def make_second_operand_symmetric(model: torch.fx.GraphModule, node: torch.fx.Node) -> None:
-    """Make the second operand of a 16-bit product symmetric; else the compiler takes it at 8 bits."""
-    module: Any = model.get_submodule(str(node.target))
-    if not isinstance(module, custom.MatMul):
-        return
-    own = module.input_quantizers[1] if len(module.input_quantizers) > 1 else None
-    quantizer = own if own is not None else _quantizer_of(model, node.args[1])
-    if quantizer is not None:
-        quantizer.signed = True
-        quantizer.symmetric = True
+def make_second_operands_symmetric(model: torch.fx.GraphModule, *, bits: int) -> None:
+    """Make the second operand of every 16-bit product symmetric; else the compiler takes it at 8 bits.
+
+    AIMET sees to those that come right out of a layer. ``bits``: of activations where no plan says otherwise.
+    """
+    for node in model.graph.nodes:
+        own = _activations(node.meta[PRECISION]) if PRECISION in node.meta else bits
+        module: Any = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if own != 16 or not isinstance(module, custom.MatMul):
+            continue
+        quantizer = module.input_quantizers[1] if len(module.input_quantizers) > 1 else None
+        quantizer = quantizer if quantizer is not None else _quantizer_of(model, node.args[1])
+        if quantizer is not None:
+            quantizer.signed = True
+            quantizer.symmetric = True
 
 
 def _quantizer_of(model: torch.fx.GraphModule, source: Any) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hexpath_quant.biases import quantizer_before
 from hexpath_quant.errors import CalibrationError, TraceError, WeightsError
-from hexpath_quant.mixed import is_mixed, make_second_operand_symmetric, set_precisions
+from hexpath_quant.mixed import is_mixed, make_second_operands_symmetric, set_precisions
 from hexpath_quant.ops import MOVES_DATA
 from hexpath_quant.plans import Plan
 from hexpath_quant.prepare import device_of
@@ -53,6 +53,7 @@ def build_sim(
     """
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
     mixed = is_mixed(prepared)
+    bits = 8 if mixed else plan.activation_bits
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "htp.json"
         config.write_text(json.dumps(hexagon_config(plan)))
@@ -61,7 +62,7 @@ def build_sim(
                 prepared,
                 dummy_input=example,
                 quant_scheme=scheme,
-                default_output_bw=8 if mixed else plan.activation_bits,
+                default_output_bw=bits,
                 default_param_bw=8 if mixed else plan.weight_bits,
                 config_file=str(config),
                 in_place=True,
@@ -76,10 +77,7 @@ def build_sim(
     _quantize_constants(sim, plan=plan)
     if mixed:
         set_precisions(sim)
-    elif plan.activation_bits == 16:  # AIMET sees to operands that come right out of a layer
-        for node in sim.model.graph.nodes:
-            if node.op == "call_module":
-                make_second_operand_symmetric(sim.model, node)
+    make_second_operands_symmetric(sim.model, bits=bits)
     _widen_symmetric_ranges(sim)
     if input_range is not None:
         _pin_input(sim, low=input_range[0], high=input_range[1])
