@@ -6,10 +6,15 @@ import argparse
 import errno
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import __version__
 from .errors import DiskFullError, ModelError, OptionError
 from .semantic.command import add_option_argument, add_train_arguments, print_list, run_export, run_train
+
+if TYPE_CHECKING:
+    from .checkpoint import CheckpointCard
+    from .semantic.checkpoint import SemanticCheckpoint
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,9 +113,11 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("import", help="turn an Ultralytics .pt file into model.safetensors, safely")
+    parser = commands.add_parser(
+        "import", help="take a trained network, e.g. an Ultralytics .pt file, safely"
+    )
     parser.add_argument(
-        "file", type=Path, help="the .pt file (YOLOv3, v5, v8, v9, v10, 11, 26), or a .safetensors"
+        "file", type=Path, help="a .pt file (YOLOv3, v5, v8, v9, v10, 11, 26), or a model.safetensors"
     )
     parser.add_argument("--imgsz", default="", help="320 or 544x640 to deploy at (default: as trained)")
     parser.add_argument("--data", type=Path, help="data.yaml, to check that it has the checkpoint's classes")
@@ -210,13 +217,15 @@ def _export(arguments: argparse.Namespace) -> None:
 def _import(arguments: argparse.Namespace) -> None:
     from .dataset import image_size, read_dataset
     from .importing import import_checkpoint
+    from .semantic.checkpoint import import_semantic, is_semantic
 
-    card = import_checkpoint(
-        arguments.file,
-        out=arguments.out,
-        size=image_size(arguments.imgsz) if arguments.imgsz else None,
-        dataset=read_dataset(arguments.data) if arguments.data else None,
-    )
+    size = image_size(arguments.imgsz) if arguments.imgsz else None
+    card: CheckpointCard | SemanticCheckpoint
+    if is_semantic(arguments.file):
+        card = import_semantic(arguments.file, out=arguments.out, size=size, data=arguments.data)
+    else:
+        dataset = read_dataset(arguments.data) if arguments.data else None
+        card = import_checkpoint(arguments.file, out=arguments.out, size=size, dataset=dataset)
     height, width = card.image_size
     print(f"{arguments.out}: {card.arch} ({card.task}), {len(card.names)} classes, at {height}x{width}")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hexpath_models import errors
-from hexpath_models.semantic.checkpoint import read_semantic_card
+from hexpath_models.semantic.checkpoint import load_semantic, read_semantic_card
 from hexpath_models.semantic.config import SemanticConfig
 from hexpath_models.semantic.registry import build_semantic, find_semantic
 from hexpath_models.semantic.task import semantic
@@ -106,6 +106,37 @@ def test_authors_weights_for_another_class_count(
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["start"] == "best_val_smaller.pth"
     assert metrics["rates"] == {"backbone": pytest.approx(3e-4), "head": pytest.approx(3e-3)}
+
+
+def test_own_weights_for_other_classes(run: Any, masks: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(*arguments(masks, first, epochs=1)).code == 0
+    other = masks.with_name("other.yaml")
+    other.write_text(masks.read_text().replace("ground", "grass"))
+    trained = first / "out" / "model.safetensors"
+    result = run(*arguments(other, second, epochs=1, lr=1e-9, ema=0, weights=trained))
+    assert result.code == 0, result.err
+    assert "a new head for the 3 classes" in result.err
+    (before, _), (after, card) = (load_semantic(f / "out" / "model.safetensors") for f in (first, second))
+    assert "grass" in card.names.values()
+    one, two = before.net.state_dict(), after.net.state_dict()
+    for key in ("conv1.0.weight", before.net.head_keys[0]):
+        assert torch.allclose(one[key], two[key], atol=1e-6) == (key not in before.net.head_keys)
+
+
+def test_a_trained_network_is_taken_at_another_size(
+    run: Any, masks: Path, ddrnet: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.safetensors"
+    result = run("import", ddrnet, "--data", masks, "--imgsz", "96x128", "--out", out)
+    assert result.code == 0, result.err
+    assert "ddrnet23_slim (semantic), 3 classes, at 96x128" in result.out
+    assert read_semantic_card(out).image_size == (96, 128)
+    other = masks.with_name("other.yaml")
+    other.write_text(masks.read_text().replace("ground", "grass"))
+    result = run("import", ddrnet, "--data", other, "--out", tmp_path / "other.safetensors")
+    assert result.code == errors.ClassMismatchError.exit_code
+    assert not (tmp_path / "other.safetensors").exists()
 
 
 def test_missing_weights(run: Any, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..checkpoint import SCHEMA, _check_finite, _in_fixed_order, _read, check_metadata, load_weights
 from ..errors import CheckpointMetadataError, WrongTaskError
 from ..files import write_atomic
+from .dataset import check_names, read_semantic
 from .network import SemanticNetwork
 from .registry import SemanticCard, build_semantic, find_semantic
 
@@ -19,6 +20,8 @@ _REQUIRED = ("hexpath.schema", "arch", "task", "names", "imgsz", "stride", "fing
 @dataclass(frozen=True, kw_only=True)
 class SemanticCheckpoint:
     """The metadata of a checkpoint; `image_size` is (height, width), `options` those of the architecture."""
+
+    task: ClassVar[str] = "semantic"
 
     arch: str
     names: dict[int, str]
@@ -36,7 +39,7 @@ class SemanticCheckpoint:
         return {
             "hexpath.schema": SCHEMA,
             "arch": self.arch,
-            "task": "semantic",
+            "task": self.task,
             "names": json.dumps({str(key): name for key, name in self.names.items()}),
             "imgsz": json.dumps(list(self.image_size)),
             "stride": str(self.model.stride),
@@ -79,6 +82,25 @@ def load_semantic(
 def read_semantic_card(path: Path) -> SemanticCheckpoint:
     """Read and check the metadata alone; see load_semantic for the errors."""
     return _card(path, _read(path, tensors=False)[0])
+
+
+def import_semantic(
+    source: Path, *, out: Path, size: tuple[int, int] | None = None, data: Path | None = None
+) -> SemanticCheckpoint:
+    """Write a checkpoint again, to be deployed at another size or with another dataset of its classes.
+
+    size: (height, width) in pixels. data: a data.yaml of images and masks, checked to have the checkpoint's
+    classes; its fingerprint goes into the card. Raises what load_semantic raises, DataFileError and
+    ClassMismatchError.
+    """
+    network, card = load_semantic(source)
+    card = replace(card, image_size=size or card.image_size)
+    if data is not None:
+        dataset = read_semantic(data)
+        check_names(dataset, card.names, checkpoint=source)
+        card = replace(card, fingerprint=dataset.fingerprint)
+    save_semantic(out, network, card=card)
+    return card
 
 
 def is_semantic(path: Path) -> bool:

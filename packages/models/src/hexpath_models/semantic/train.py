@@ -17,7 +17,7 @@ from ..files import atomic_folder, write_atomic, write_errors
 from ..tracking import tracked
 from .checkpoint import SemanticCheckpoint, load_semantic, save_semantic
 from .config import SemanticConfig
-from .dataset import SemanticDataset, check_names, pixel_counts, read_semantic
+from .dataset import SemanticDataset, pixel_counts, read_semantic
 from .losses import class_weights
 from .network import SemanticNetwork
 from .registry import build_semantic, find_semantic
@@ -70,8 +70,13 @@ def _start(
             raise ClassMismatchError(
                 f"{config.weights} is a {theirs.arch}, --model asks for {config.model}; make them equal"
             )
-        check_names(dataset, theirs.names, checkpoint=Path(config.weights))
-        return network.train(), config.weights
+        if theirs.names == dataset.names:
+            return network.train(), config.weights
+        kept = {k: v for k, v in network.net.state_dict().items() if k not in network.net.head_keys}
+        network = build_semantic(model, classes=len(card.names), options=config.options)
+        network.net.load_state_dict(kept, strict=False)
+        say(f"starting from {config.weights}, a new head for the {len(card.names)} classes of {dataset.file}")
+        return network, config.weights
     network = build_semantic(model, classes=len(card.names), options=config.options)
     if not (config.pretrained or config.weights):
         return network, "random weights"
