@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from hexpath_deploy.agree import agree, read_recorded
 from hexpath_deploy.cli import main
 from hexpath_deploy.errors import MetadataError, StaleArtifactError
-from hexpath_deploy.model import TaskModel, read_model, read_task_model
+from hexpath_deploy.model import TaskModel, load_onnx, read_model, read_task_model
 from hexpath_deploy.ort import OrtNetwork
 
 INPUTS = {"camera": (1, 4, 8, 8), "motion": (1, 6)}
@@ -122,15 +122,16 @@ def test_it_compiles_is_estimated_and_agrees(
 
 def test_a_wrong_recording_is_noticed(folder: Path, tmp_path: Path) -> None:
     """The diagnosis of images does not apply to a network of two inputs; that of outputs does."""
-    from hexpath_deploy.agree import cause_of, run_ort
+    from hexpath_deploy.agree import Judge, cause_of, run_ort
 
     model = read_model(folder / "w8a8.onnx")
+    judge = Judge.of(load_onnx(folder / "w8a8.onnx"))
     examples, simulated = read_recorded(folder / "w8a8.npz", model=model)
     ours = run_ort(model, examples)
     doubled = {"recorded": ({name: 2 * array for name, array in simulated.items()}, ours)}
-    assert "off by a factor of 2" in cause_of(model, examples=examples, pairs=doubled)
+    assert "off by a factor of 2" in cause_of(model, examples=examples, pairs=doubled, judge=judge)
     other = {"recorded": ({name: array[::-1] ** 2 for name, array in simulated.items()}, ours)}
-    assert cause_of(model, examples=examples, pairs=other) == ""
+    assert cause_of(model, examples=examples, pairs=other, judge=judge) == ""
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import squares
 from made import Made, needs_toolchain, read
 from onnx import numpy_helper
 
+from hexpath_deploy.agree import Judge
 from hexpath_deploy.cli import main
 from hexpath_deploy.diagnose import diagnose, explain_encodings
 from hexpath_deploy.errors import CompileError, EncodingError, MetadataError
@@ -463,6 +465,24 @@ def test_hypotheses_on_the_input(change: Callable[[Any], Any], cause: str) -> No
 
     found = diagnose(run(images), run(change(images)), agrees=close, images=images, run=run)
     assert re.search(cause, found) if cause else found == ""
+
+
+@pytest.mark.parametrize(
+    ("bits", "limit"), [((16, 16), 30.0), ((8, 8), 20.0), ((8, 16), 20.0), ((16, 8), 20.0)]
+)
+def test_an_output_is_held_to_the_narrowest_layer_before_it(bits: tuple[int, int], limit: float) -> None:
+    """The image is 8 bit in each case, and the same on both sides."""
+    text = """<ir_version: 8, opset_import: ["" : 21]> g (float[1,4] x) => (float[1,4] y)
+        <float s = {0.1}, uint8 z8 = {0}, uint16 z16 = {0}> {
+            q0 = QuantizeLinear(x, s, z8)       d0 = DequantizeLinear(q0, s, z8)
+            r0 = Relu(d0)                       q1 = QuantizeLinear(r0, s, z{})
+            d1 = DequantizeLinear(q1, s, z{})   r1 = Relu(d1)
+            q2 = QuantizeLinear(r1, s, z{})     y = DequantizeLinear(q2, s, z{})
+        }"""
+    first, second = bits
+    for place in (first, first, second, second):
+        text = text.replace("z{}", f"z{place}", 1)
+    assert Judge.of(onnx.parser.parse_model(text)).limits == {"y": limit}
 
 
 def test_permuted_outputs_and_offsets() -> None:

@@ -11,12 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from hexpath_deploy.diagnose import diagnose, explain_encodings
 from hexpath_deploy.errors import AgreementError, StaleArtifactError
@@ -37,6 +39,7 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 # Chosen by measurement (README, "Agreement"): 8-bit graphs of trained detectors agree at 33 dB and better,
 # FP16 graphs at 48 dB; a swapped or wrongly scaled tensor falls below 10 dB.
 MIN_SQNR_DB = {8: 20.0, 16: 30.0}
+EIGHT_BITS = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8)
 RECORDED = "recorded.npz"
 PAIRS = {
     "artifact": ("the compiled artifact on the emulator", "the model on ONNX Runtime"),
@@ -69,13 +72,11 @@ def agree(
     examples, simulated = read_recorded(recorded, model=model)
     reference = run_ort(model, examples)
     emulated = run_emulator(artifact, examples, workers=workers)
-    encodings = quantize_io(load_onnx(path)).outputs
+    judge = Judge.of(load_onnx(path), least=min_sqnr_db)
     pairs = {"artifact": (reference, emulated), "recorded": (simulated, reference)}
-    outputs = {
-        name: compare_all(*pair, encodings=encodings, least=min_sqnr_db) for name, pair in pairs.items()
-    }
+    outputs = {name: judge.compare_all(*pair) for name, pair in pairs.items()}
     failures = [explain(name, row, path) for name, rows in outputs.items() for row in rows if not row["pass"]]
-    cause = cause_of(model, examples=examples, pairs=pairs, least=min_sqnr_db) if failures else ""
+    cause = cause_of(model, examples=examples, pairs=pairs, judge=judge) if failures else ""
     record = {
         "schema": 1,
         "verdict": "fail" if failures else "pass",
@@ -104,20 +105,17 @@ def cause_of(
     *,
     examples: Sequence[Inputs],
     pairs: Mapping[str, tuple[Outputs, Outputs]],
-    least: float | None = None,
+    judge: Judge,
 ) -> str:
     """Return why a pair disagrees, or an empty text.
 
     First, for a network of images, what makes ONNX Runtime's outputs agree with the other side, then
     encodings that cannot hold their values.
     """
-    proto = load_onnx(model.path)
-    encodings = quantize_io(load_onnx(model.path)).outputs
     image = next(iter(model.inputs))
 
     def agrees(name: str, first: Floats, second: Floats) -> bool:
-        row = compare(second, first, name=name, encoding=encodings.get(name), least=least)
-        return bool(row["pass"])
+        return bool(judge.compare(second, first, name=name)["pass"])
 
     for name, (first, second) in pairs.items():
         ort, other = (first, second) if name == "artifact" else (second, first)
@@ -130,7 +128,7 @@ def cause_of(
         )
         if cause:
             return f"{PAIRS[name][0]} agrees with {PAIRS[name][1]} if one assumes that {cause}"
-    return explain_encodings(proto, examples) if model.quantized else ""
+    return explain_encodings(load_onnx(model.path), examples) if model.quantized else ""
 
 
 def images_of(model: Model, examples: Sequence[Inputs]) -> Floats | None:
@@ -158,12 +156,13 @@ def verify_pair(model: Model) -> None:
     simulated = {name: value[: len(value) // len(examples)] for name, value in simulated.items()}
     examples = examples[:1]
     reference = run_ort(model, examples)
-    encodings = quantize_io(load_onnx(model.path)).outputs
-    rows = compare_all(simulated, reference, encodings=encodings, least=None)
+    judge = Judge.of(load_onnx(model.path))
+    rows = judge.compare_all(simulated, reference)
     bad = [explain("recorded", row, model.path) for row in rows if not row["pass"]]
     if not bad:
         return
-    if cause := cause_of(model, examples=examples, pairs={"recorded": (simulated, reference)}):
+    pairs = {"recorded": (simulated, reference)}
+    if cause := cause_of(model, examples=examples, pairs=pairs, judge=judge):
         raise AgreementError(f"{bad[0]}; cause: {cause}")
     print(f"hexpath-deploy: warning: {bad[0]}", file=sys.stderr)
 
@@ -229,39 +228,62 @@ def stack(rows: list[dict[str, Floats]]) -> dict[str, Floats]:
     return {name: np.concatenate([np.atleast_1d(row[name]) for row in rows]) for name in rows[0]}
 
 
-def compare_all(
-    reference: Outputs, other: Outputs, *, encodings: Mapping[str, Encoding], least: float | None
-) -> list[dict[str, Any]]:
-    """Compare output by output."""
-    return [
-        compare(reference[name], other[name], name=name, encoding=encodings.get(name), least=least)
-        for name in reference
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """What each output of a graph is held to.
 
-
-def compare(
-    reference: Floats, other: Floats, *, name: str, encoding: Encoding | None, least: float | None
-) -> dict[str, Any]:
-    """Return SQNR in dB, cosine and the largest difference of one output, in its unit and in steps of "
-    "its scale.
-
-    SQNR = 10 log10(sum(reference^2) / sum((reference - other)^2)); absent when both are identical.
+    limits: the least SQNR in dB. encodings: of the outputs that are quantized.
     """
-    bits = 8 if encoding is not None and encoding.dtype.endswith("8") else 16
-    limit = MIN_SQNR_DB[bits] if least is None else least
-    row: dict[str, Any] = {"name": name, "min_sqnr_db": limit}
-    if np.atleast_1d(reference).shape != np.atleast_1d(other).shape:
-        return row | {"pass": False, "problem": f"shapes {list(reference.shape)} and {list(other.shape)}"}
-    if not (np.isfinite(reference).all() and np.isfinite(other).all()):
-        return row | {"pass": False, "problem": "holds NaN or infinity"}
-    first, second = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
-    sqnr_db, largest = sqnr(first, second), float(np.abs(first - second).max())
-    row |= {"cosine": cosine(first, second), "max_abs": largest}
-    if encoding is not None:
-        row["max_steps"] = largest / encoding.scale
-    if math.isfinite(sqnr_db):
-        row["sqnr_db"] = sqnr_db
-    return row | {"pass": sqnr_db >= limit}
+
+    limits: Mapping[str, float]
+    encodings: Mapping[str, Encoding]
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto, *, least: float | None = None) -> Judge:
+        """Of a graph's outputs; `least` in place of the limits by bits."""
+        limits = {name: MIN_SQNR_DB[bits] for name, bits in narrowest_bits(proto).items()}
+        limits = limits if least is None else dict.fromkeys(limits, least)
+        return cls(limits=limits, encodings=quantize_io(proto).outputs)
+
+    def compare_all(self, reference: Outputs, other: Outputs) -> list[dict[str, Any]]:
+        """Compare output by output."""
+        return [self.compare(reference[name], other[name], name=name) for name in reference]
+
+    def compare(self, reference: Floats, other: Floats, *, name: str) -> dict[str, Any]:
+        """Return SQNR in dB, cosine, the largest difference in the output's unit and in steps of its scale.
+
+        SQNR = 10 log10(sum(reference^2) / sum((reference - other)^2)); absent when both are identical.
+        """
+        row: dict[str, Any] = {"name": name, "min_sqnr_db": self.limits[name]}
+        if np.atleast_1d(reference).shape != np.atleast_1d(other).shape:
+            shapes = f"shapes {list(reference.shape)} and {list(other.shape)}"
+            return row | {"pass": False, "problem": shapes}
+        if not (np.isfinite(reference).all() and np.isfinite(other).all()):
+            return row | {"pass": False, "problem": "holds NaN or infinity"}
+        first, second = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+        sqnr_db, largest = sqnr(first, second), float(np.abs(first - second).max())
+        row |= {"cosine": cosine(first, second), "max_abs": largest}
+        if name in self.encodings:
+            row["max_steps"] = largest / self.encodings[name].scale
+        if math.isfinite(sqnr_db):
+            row["sqnr_db"] = sqnr_db
+        return row | {"pass": sqnr_db >= self.limits[name]}
+
+
+def narrowest_bits(proto: onnx.ModelProto) -> dict[str, int]:
+    """Return for each output 8 or 16: the bits of the narrowest activation that it is computed from.
+
+    A 16-bit branch behind 8-bit layers inherits their rounding: where a value falls between two steps, the
+    NPU may take the other one. Inputs and constants do not count, they are the same on both sides.
+    """
+    types = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    bits: dict[str, int] = {}
+    for node in proto.graph.node:
+        least = min((bits[name] for name in node.input if name in bits), default=16)
+        if node.op_type == "QuantizeLinear" and node.input[0] in bits and len(node.input) > 2:
+            least = min(least, 8 if types.get(node.input[2]) in EIGHT_BITS else 16)
+        bits |= dict.fromkeys(node.output, least)
+    return {value.name: bits.get(value.name, 16) for value in proto.graph.output}
 
 
 def sqnr(reference: Doubles, other: Doubles) -> float:

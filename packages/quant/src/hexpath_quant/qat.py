@@ -248,7 +248,7 @@ def set_trainable(sim: QuantizationSimModel, *, ranges: str) -> None:
 
 
 def is_unit_range(quantizer: Any) -> bool:
-    """Return whether a quantizer covers exactly [0, 1], as those of images, sigmoids and softmaxes do."""
+    """Return whether a quantizer covers exactly [0, 1], as those of images and sigmoids do."""
     return float(quantizer.min.detach().min()) == 0.0 and float(quantizer.max.detach().max()) == 1.0
 
 

@@ -92,6 +92,8 @@ def hexagon_config(plan: Plan) -> dict[str, Any]:
     for rule in config["op_type"].values():
         if "per_channel_quantization" in rule:
             rule["per_channel_quantization"] = str(plan.per_channel)
+    # AIMET holds a softmax to [0, 1]; the NPU takes any range, and over many positions none comes near 1.
+    config["op_type"].get("Softmax", {}).pop("encoding_constraints", None)
     # One scale for all slopes: the NPU takes no other, nor would the export move them into place.
     config["op_type"].setdefault("PRelu", {})["per_channel_quantization"] = "False"
     # AIMET's other groups (LeakyRelu, PRelu, ...) leave a float tensor that the compiler refuses.
@@ -208,7 +210,7 @@ def _is_parameter(model: torch.fx.GraphModule, argument: Any) -> bool:
 def _widen_symmetric_ranges(sim: QuantizationSimModel) -> None:
     """Give symmetric quantizers with the fixed range [0, 1] the range [-1, 1].
 
-    At 16 bit AIMET makes a softmax in front of a product symmetric but keeps [0, 1] for it,
+    At 16 bit AIMET makes a sigmoid in front of a product symmetric but keeps [0, 1] for it,
     whose grid then ends at 0.5.
     """
     for _, quantizer in quantizers(sim.model):

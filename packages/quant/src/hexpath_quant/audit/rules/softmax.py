@@ -40,8 +40,9 @@ def _logits(network: Network, *, op: Op, bits: int) -> Iterator[Finding]:
 
 
 def _mass(network: Network, *, op: Op, bits: int) -> Iterator[Finding]:
-    values = network.stats[op.output].values
-    lost = float(values[values < 0.5 / (2**bits - 1)].sum() / values.sum().clamp_min(1e-12))
+    stats = network.stats[op.output]
+    values = stats.values
+    lost = float(values[values < stats.step(bits) / 2].sum() / values.sum().clamp_min(1e-12))
     if lost > MASS_LIMIT:
         yield Finding(
             rule="softmax",
@@ -49,6 +50,6 @@ def _mass(network: Network, *, op: Op, bits: int) -> Iterator[Finding]:
             figure=lost,
             limit=MASS_LIMIT,
             reason=f"{lost:.0%} of the probability lies in entries below half a step and rounds to zero",
-            remedy="give the attention weights 16 bits, or attend over fewer positions",
+            remedy="give the attention weights 16 bits: some are near 1, most of the others far below",
             severity=Severity.WARNING,
         )
