@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hexpath_quant.workarounds import pools_to_depthwise, widen_depthwise
+from hexpath_quant.workarounds import pools_to_depthwise, signed_second_operands, widen_depthwise
 
 
 def depthwise(*, channels=8, kind=np.uint16, per_channel=True, kernel=1, zero=0, stored=None):
@@ -119,3 +119,37 @@ def test_a_padded_pooling_at_16_bit_is_a_convolution_of_the_same_value():
 )
 def test_pooling_that_stays(change):
     assert pools_to_depthwise(pooled(**change)) == 0
+
+
+def product(*, kind=np.uint16, zero=2**15):
+    """x x^T, x and the result between Q/DQ."""
+    arrays = {"s": np.float32(1e-4), "z": kind(zero), "t": np.float32(1e-3)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"], name="xq"),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"], name="xd"),
+        helper.make_node("Transpose", ["xd"], ["tx"], perm=[0, 2, 1], name="transpose"),
+        helper.make_node("QuantizeLinear", ["tx", "s", "z"], ["tq"], name="tq"),
+        helper.make_node("DequantizeLinear", ["tq", "s", "z"], ["td"], name="td"),
+        helper.make_node("MatMul", ["xd", "td"], ["m"], name="m"),
+        helper.make_node("QuantizeLinear", ["m", "t", "z"], ["mq"], name="mq"),
+        helper.make_node("DequantizeLinear", ["mq", "t", "z"], ["y"], name="y"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 4]) for name in ("x", "y")]
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_a_second_operand_is_handed_over_as_int16_with_the_same_values():
+    model, as_it_was = product(), product()
+    assert signed_second_operands(model) == 1
+    onnx.checker.check_model(model, full_check=True)
+    assert np.array_equal(run(model), run(as_it_was))
+    (node,) = [n for n in model.graph.node if n.op_type == "MatMul"]
+    assert [n.op_type for n in model.graph.node if n.output[0] == node.input[1]] == ["DequantizeLinear"]
+    assert signed_second_operands(model) == 0
+
+
+@pytest.mark.parametrize("other", [{"zero": 30000}, {"kind": np.uint8, "zero": 128}])
+def test_another_second_operand_stays_as_it_is(other):
+    assert signed_second_operands(product(**other)) == 0

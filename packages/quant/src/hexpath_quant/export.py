@@ -32,7 +32,12 @@ from hexpath_quant.qdq import check_graph
 from hexpath_quant.regions import KEY, onnx_regions, regions_of, regions_of_nodes
 from hexpath_quant.sim import forward_of
 from hexpath_quant.static import named_operators, operator_of, static_shapes
-from hexpath_quant.workarounds import pools_to_depthwise, separate_silu, widen_depthwise
+from hexpath_quant.workarounds import (
+    pools_to_depthwise,
+    separate_silu,
+    signed_second_operands,
+    widen_depthwise,
+)
 
 OPSET = 21  # the first with 4-bit and 16-bit QuantizeLinear
 TOOLS = ("torch", "aimet-torch", "onnx", "onnxruntime")
@@ -140,7 +145,8 @@ def apply_workarounds(path: Path) -> None:
     if folded:
         fix_output_shapes(model)
     absorbed = absorb_relus(model)
-    changed = separate_silu(model) + widen_depthwise(model) + pools_to_depthwise(model)
+    repairs = (separate_silu, widen_depthwise, pools_to_depthwise, signed_second_operands)
+    changed = sum(repair(model) for repair in repairs)
     if changed or folded or absorbed:
         onnx.save(model, path)
 

@@ -208,7 +208,8 @@ def _quantize_rescaling(model: torch.fx.GraphModule, node: torch.fx.Node) -> Non
 def make_second_operands_symmetric(model: torch.fx.GraphModule, *, bits: int) -> None:
     """Make the second operand of every 16-bit product symmetric; else the compiler takes it at 8 bits.
 
-    AIMET sees to those that come right out of a layer. ``bits``: of activations where no plan says otherwise.
+    The export then hands it over as int16 (workarounds.signed_second_operands). AIMET sees to those that come
+    right out of a layer. ``bits``: of activations where no plan says otherwise.
     """
     for node in model.graph.nodes:
         own = _activations(node.meta[PRECISION]) if PRECISION in node.meta else bits

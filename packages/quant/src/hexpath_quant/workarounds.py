@@ -28,7 +28,7 @@ def separate_silu(model: onnx.ModelProto) -> int:
     shapes = _shapes(model)
     places = [node for node in graph.nodes if node.op_type == "Sigmoid" and _applies(graph, shapes, node)]
     for node in places:
-        _requantize(graph, node)
+        _nudge(graph, node)
     return len(places)
 
 
@@ -46,21 +46,54 @@ def _applies(graph: Graph, shapes: dict[str, list[int]], node: onnx.NodeProto) -
     )
 
 
-def _requantize(graph: Graph, node: onnx.NodeProto) -> None:
-    """Insert a QuantizeLinear and a DequantizeLinear with a nudged scale in front of ``node``."""
+def signed_second_operands(model: onnx.ModelProto) -> int:
+    """Hand each 16-bit product of two activations its second one as int16; return how many.
+
+    The provider converts a uint16 second operand to uint8, symmetric or not, and leaves int16 alone. On the
+    emulator a product of 64x32 and 32x64 uniform values has 47 dB against ONNX Runtime so, and 80 dB with it.
+    The conversion is exact: a symmetric uint16 grid (zero point 32768) is an int16 one with zero point 0.
+    """
+    graph = Graph(model)
+    places = [n for n in graph.nodes if n.op_type == "MatMul" and _is_symmetric_uint16(graph, n.input[1])]
+    for node in places:
+        source = graph.maker[node.input[1]]
+        zero = numpy_helper.from_array(np.asarray(0, np.int16), f"{node.name}_signed_zero")
+        model.graph.initializer.append(zero)
+        _requantize(graph, node, place=1, scale=source.input[1], zero=zero.name, suffix="signed")
+    return len(places)
+
+
+def _is_symmetric_uint16(graph: Graph, name: str) -> bool:
+    """Return whether a tensor is an activation on a symmetric uint16 grid."""
+    source = graph.maker.get(name)
+    if source is None or source.op_type != DEQUANTIZE or source.input[0] in graph.constants:
+        return False
+    kind = graph.constants[source.input[2]].data_type
+    return bool(kind == onnx.TensorProto.UINT16 and graph.value(source.input[2]) == 2**15)
+
+
+def _nudge(graph: Graph, node: onnx.NodeProto) -> None:
+    """Requantize what ``node`` reads, to a scale that is a little larger."""
     source = graph.maker[node.input[0]]
-    scale, name = f"{node.name}_nudged_scale", node.input[0]
+    scale = f"{node.name}_nudged_scale"
     value = (graph.value(source.input[1]) * NUDGE).astype(np.float32)
     graph.model.graph.initializer.append(numpy_helper.from_array(value, scale))
-    middle, end = f"{node.name}_nudged_q", f"{node.name}_nudged_qdq"
+    _requantize(graph, node, place=0, scale=scale, zero=source.input[2], suffix="nudged")
+
+
+def _requantize(
+    graph: Graph, node: onnx.NodeProto, *, place: int, scale: str, zero: str, suffix: str
+) -> None:
+    """Insert a QuantizeLinear and a DequantizeLinear in front of an input of ``node``."""
+    middle, end = f"{node.name}_{suffix}_q", f"{node.name}_{suffix}_qdq"
     pair = [
-        helper.make_node(QUANTIZE, [name, scale, source.input[2]], [middle], name=middle),
-        helper.make_node(DEQUANTIZE, [middle, scale, source.input[2]], [end], name=end),
+        helper.make_node(QUANTIZE, [node.input[place], scale, zero], [middle], name=middle),
+        helper.make_node(DEQUANTIZE, [middle, scale, zero], [end], name=end),
     ]
     position = next(i for i, other in enumerate(graph.model.graph.node) if other.name == node.name)
     for offset, new in enumerate(pair):
         graph.model.graph.node.insert(position + offset, new)
-    graph.model.graph.node[position + len(pair)].input[0] = end
+    graph.model.graph.node[position + len(pair)].input[place] = end
 
 
 def widen_depthwise(model: onnx.ModelProto) -> int:
