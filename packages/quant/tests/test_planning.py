@@ -248,6 +248,7 @@ def test_the_front_by_command(tmp_path, files, capsys):
     assert not first.regions
     assert last.regions["decode"] != "w8a8"
     assert record["target"] == "qcs9075"
+    assert record["float"] == 0.6
     flat = read_plan(out / "flat.yaml")
     assert flat.modules == {"flat": ("stem.conv0", "neck.conv1")}
     assert flat.regions == {"flat": "w8a16"}

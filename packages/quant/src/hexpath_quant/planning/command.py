@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
     record = {
         "schema": 1,
         "metric": figures.metric,
+        "float": analysis.get("float", {}).get("metrics", {}).get(figures.metric),
         "base": BASE,
         "target": read_json(args.costs, kind="cost table", keys=()).get("target"),
         "precisions": args.precisions.split(","),
