@@ -22,6 +22,7 @@ LEFT, RIGHT, BOTTOM, TOP = 60, 15, 46, 34
 BASE = "minmax"
 
 Row = Mapping[str, Any]
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 def main() -> int:
@@ -142,27 +143,39 @@ def panel(rows: Sequence[Row], *, title: str, seconds: Sequence[float]) -> list[
         *axis_y(bottom, top, at=y),
         *axis_x(low, high, at=x),
     ]
-    lines: list[tuple[float, float]] = []
-    for row in sorted(rows, key=lambda r: -r["gain"]):
-        at, height = x(row["seconds"]), y(row["gain"])
+    points = [(x(row["seconds"]), y(row["gain"]), row["method"]) for row in rows]
+    taken = [(at - 5, height - 5, at + 5, height + 5) for at, height, _ in points]
+    for at, height, name in sorted(points, key=lambda point: point[1]):
         parts.append(f'<circle cx="{at:.1f}" cy="{height:.1f}" r="4.5" fill="{COLOR}"/>')
-        parts.append(label(row["method"], at=at, height=height, lines=lines))
+        parts.append(label(name, at=at, height=height, taken=taken))
     return parts
 
 
-def label(name: str, *, at: float, height: float, lines: list[tuple[float, float]]) -> str:
-    """A point's name beside it, at the next free height; to its left in the right half of the panel."""
-    right = at > (LEFT + WIDTH) / 2
-    start = at - 8 - 6.2 * len(name) if right else at + 8
+def label(name: str, *, at: float, height: float, taken: list[Box]) -> str:
+    """A point's name right of it, left, above or below: the first place where nothing lies yet."""
+    wide = 6.2 * len(name)
+    places = [
+        ("start", at + 8, height + 4),
+        ("end", at - 8, height + 4),
+        ("middle", at, height - 9),
+        ("middle", at, height + 17),
+        ("end", at + 6, height + 17),
+        ("start", at - 6, height + 17),
+    ]
 
-    def is_free(line: float) -> bool:
-        end = start + 6.2 * len(name)
-        return all(abs(line - y) >= 12 or end < x or x + 110 < start for x, y in lines)
+    def box(anchor: str, x: float, line: float) -> Box:
+        left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * wide
+        return left, line - 9, left + wide, line + 2
 
-    offsets = [0, 13, -13, 26, -26, 39, -39]
-    line = next((height + 4 + d for d in offsets if is_free(height + 4 + d)), height + 4)
-    lines.append((start, line))
-    anchor, x = ("end", at - 8) if right else ("start", at + 8)
+    def is_free(found: Box) -> bool:
+        inside = found[0] >= LEFT and found[2] <= WIDTH - RIGHT
+        return inside and all(
+            found[0] > other[2] or found[2] < other[0] or found[1] > other[3] or found[3] < other[1]
+            for other in taken
+        )
+
+    anchor, x, line = next((place for place in places if is_free(box(*place))), places[0])
+    taken.append(box(anchor, x, line))
     return f'<text x="{x:.1f}" y="{line:.1f}" font-size="11" text-anchor="{anchor}">{escape(name)}</text>'
 
 

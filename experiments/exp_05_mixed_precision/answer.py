@@ -134,7 +134,8 @@ def loss_error(rows: Mapping[str, Row], front: list[Row]) -> str:
         apart.append(abs(points(rows["fp32"]) - points(row) - simulated))
     return (
         f"Predicted loss in points and that of the simulation: {'; '.join(listed)}; {held} of {len(told)} "
-        f"within two standard errors. The file's loss differs from its simulation's by {max(apart):.2f} at most."
+        f"within two standard errors. The file's loss differs from its simulation's by {max(apart):.2f} "
+        "at most."
     )
 
 
