@@ -27,6 +27,7 @@ from hexpath_quant.task import Task
 INT = QuantizationDataType.int
 CANDIDATES = [((16, INT), (8, INT)), ((8, INT), (8, INT))]
 SAMPLE = 2
+SAID_EACH = 10  # groups: AIMET calibrates for each, and does not tell how many there are
 
 
 @dataclass(kw_only=True)
@@ -56,6 +57,8 @@ def amp_plan(
 
     def by_noise(model: nn.Module, _: Any) -> float:
         calls.outputs += 1
+        if calls.outputs % SAID_EACH == 0:
+            say(f"AMP, ranking: {calls.outputs} groups of quantizers asked")
         found = forward_of(model)(samples)
         return min(
             sqnr_db(reference=a.cpu().numpy(), found=b.cpu().numpy())
