@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def signed(value: float) -> str:
+    """A difference with its sign and one decimal, without a minus before zero."""
+    return f"{round(value, 1) + 0.0:+.1f}"
+
+
 def proof(results: Mapping[str, Any], *, metric: str = "map") -> str:
     """The largest gap between the emulator and ONNX Runtime on the same images, in points of the metric."""
     gaps = {

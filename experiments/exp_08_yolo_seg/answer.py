@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sentences import proof, signed
+
 Row = Mapping[str, Any]
 BRANCHES = {
     "prototypes-16": "the mask prototypes",
@@ -18,7 +20,7 @@ BRANCHES = {
 def answer(results: Mapping[str, Any]) -> dict[str, Any]:
     """The sentences, most important first; a plan that was not run is not spoken of."""
     rows = {row["id"]: row for row in results["results"] if row.get("evaluated_on") == "ort"}
-    sentences = [loss(rows), branches(rows), bound(rows)]
+    sentences = [loss(rows), branches(rows), bound(rows), proof(results)]
     found: dict[str, Any] = {"answer": [s for s in sentences if s]}
     return found | ({"against": "w8a16"} if "w8a16" in rows else {})
 
@@ -45,8 +47,8 @@ def branches(rows: Mapping[str, Row]) -> str:
         return ""
     base = rows["w8a8"]
     told = [
-        f"{words} {gain(rows[name], base, 'mask_map'):+.1f} (boxes {gain(rows[name], base, 'map'):+.1f}, "
-        f"{extra_ms(rows[name], base):+.2f} ms)"
+        f"{words} {signed(gain(rows[name], base, 'mask_map'))} "
+        f"(boxes {signed(gain(rows[name], base, 'map'))}, {extra_ms(rows[name], base):+.2f} ms)"
         for name, words in BRANCHES.items()
         if name in rows
     ]
@@ -60,8 +62,8 @@ def bound(rows: Mapping[str, Row]) -> str:
     base, wide = rows["w8a8"], rows["w8a16"]
     times = wide["latency"]["value_ms"] / base["latency"]["value_ms"]
     return (
-        f"16-bit activations everywhere: masks {gain(wide, base, 'mask_map'):+.1f}, boxes "
-        f"{gain(wide, base, 'map'):+.1f}, at {times:.1f} times the estimated latency."
+        f"16-bit activations everywhere: masks {signed(gain(wide, base, 'mask_map'))}, boxes "
+        f"{signed(gain(wide, base, 'map'))}, at {times:.1f} times the estimated latency."
     )
 
 

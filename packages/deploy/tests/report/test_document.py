@@ -175,6 +175,15 @@ def test_fp32_is_a_line_only_where_it_is_one_network(record: dict[str, Any], run
     assert "The dashed line is FP32." not in " ".join(page(record, run_folder).text)
 
 
+def test_masks_stand_below_the_boxes(record: dict[str, Any], run_folder: Path) -> None:
+    for row in record["results"]:
+        if row.get("evaluated_on") != "emulator":
+            row["metrics"]["mask_map"] = 0.541 if row["id"] == record["results"][0]["id"] else 0.551
+    html = render(record, root=run_folder)
+    assert re.search(r"masks 54\.1\s*</span>", html)
+    assert re.search(r"masks 55\.1.{0,60}\+1\.0", html)
+
+
 def test_one_plan_without_anything_else(record: dict[str, Any], tmp_path: Path) -> None:
     row = next(row for row in record["results"] if row["id"] == "w8a8-raw-ptq")
     kept = {key: row[key] for key in ("id", "model", "method", "plan", "latency")}
