@@ -139,7 +139,7 @@ def test_losses_are_found_again():
         }
         for a, b in (("boxes", "decode"), ("boxes", "neck"), ("decode", "neck"))
     ]
-    fitted = fit_losses(analysis(), precisions=["w8a8", "w8a16", "fp16"], pairs=pairs)
+    fitted = fit_losses(analysis(), precisions=["w8a8", "w8a16", "fp16"], measured=pairs)
     f = figures()
     f = Figures(
         metric="map", base_ms=1, base_mb=1, ms=f.ms, mb=f.mb, drop=fitted.drop,
@@ -274,6 +274,7 @@ def test_wishes_by_command(tmp_path, files, capsys):
     ("option", "value", "code", "says"),
     [
         ("--points", "0", 51, "--points 0 is no number of plans; give at least 1"),
+        ("--rounds", "-1", 51, "--rounds -1 is no number of rounds; give 0 or more"),
         ("--pairs", "1", 51, "--pairs 1 makes no pair; give 2 or more, or 0 for none"),
         ("--flat", "3", 51, "--flat 3 is no share of the layers; give e.g. 0.1"),
         ("--precisions", "w8a8,w9a9", 51, "unknown plan 'w9a9'"),
@@ -304,9 +305,18 @@ def test_pairs_are_measured(installed, inputs, tmp_path, capsys):
     arguments = [*inputs[: inputs.index("--calibration")], "--pairs", "2"]
     paths = ["--sensitivity", str(tmp_path / "s.json"), "--costs", str(tmp_path / "c.json")]
     assert cli.main(["plan", *paths, *arguments]) == 0
-    (pair,) = json.loads((tmp_path / "out" / "pairs.json").read_text())["pairs"]
+    (pair,) = json.loads((tmp_path / "out" / "front.json").read_text())["measured"]
     assert set(pair["regions"].values()) == {"w8a16"}
     assert pair["drop"] < 0.6
+    again = [*inputs[: inputs.index("--calibration")], "--rounds", "3", "--points", "2"]
+    again[again.index("--out") + 1] = str(tmp_path / "again")
+    assert cli.main(["plan", *paths, *again]) == 0
+    record = json.loads((tmp_path / "again" / "front.json").read_text())
+    measured = [row["regions"] for row in record["measured"]]
+    assert measured
+    assert {} not in measured  # w8a8 everywhere is known already
+    assert len(measured) == len({str(sorted(regions.items())) for regions in measured})
+    assert record["scores"] > len(measured)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hexpath_quant.errors import UnknownNameError
 from hexpath_quant.files import atomic_folder
 
+Measure = Callable[[Sequence[Mapping[str, str]]], list[dict[str, Any]]]
 DEFAULT = "w8a8,w8a16,w4a8,fp16"
 
 
@@ -31,10 +33,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--pairs", type=int, default=0, metavar="N", help="measure pairs of the N worst regions"
     )
+    parser.add_argument(
+        "--rounds", type=int, default=0, metavar="N", help="measure what was chosen, choose again: N times"
+    )
     for name, kind, text in (
-        ("task", str, "with --pairs: installed task"),
-        ("checkpoint", Path, "with --pairs: model.safetensors"),
-        ("data", Path, "with --pairs: data.yaml"),
+        ("task", str, "to measure: installed task"),
+        ("checkpoint", Path, "to measure: model.safetensors"),
+        ("data", Path, "to measure: data.yaml"),
     ):
         parser.add_argument(f"--{name}", type=kind, help=text)
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="for the task")
@@ -80,18 +85,37 @@ def run_amp(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read, measure pairs if asked, solve, write, print."""
+    """Read, measure if asked, solve, write, print."""
     check_numbers(args)
     from hexpath_quant.planning.figures import count_scores, read_figures, read_json
+    from hexpath_quant.planning.measure import pairs_of
     from hexpath_quant.planning.solve import least_step
     from hexpath_quant.plans import BASE
 
     analysis = read_json(args.sensitivity, kind="sensitivity analysis", keys=("metric", "entries", "plan"))
-    pairs = _pairs(args, analysis=analysis) if args.pairs else None
-    figures = read_figures(
-        sensitivity=args.sensitivity, costs=args.costs, precisions=args.precisions.split(","), pairs=pairs
-    )
-    points = _points(args, figures=figures)
+    start = time.perf_counter()
+    measure = _measure(args, analysis=analysis) if args.pairs or args.rounds else None
+    measured: list[dict[str, Any]] = []
+
+    def choose() -> tuple[Any, list[dict[str, Any]]]:
+        found = read_figures(
+            sensitivity=args.sensitivity,
+            costs=args.costs,
+            precisions=args.precisions.split(","),
+            measured=measured,
+        )
+        return found, _points(args, figures=found)
+
+    if measure and args.pairs:
+        measured += measure(pairs_of(analysis, top=args.pairs))
+    figures, points = choose()
+    for _ in range(args.rounds if measure else 0):
+        known = [{}, *(row["regions"] for row in measured)]
+        fresh = [regions for regions in map(_flipped, points) if regions not in known]
+        if not fresh:
+            break
+        measured += measure(list({str(regions): regions for regions in fresh}.values()))  # type: ignore[misc]
+        figures, points = choose()
     record = {
         "schema": 1,
         "metric": figures.metric,
@@ -101,8 +125,9 @@ def run(args: argparse.Namespace) -> None:
         "precisions": args.precisions.split(","),
         "fit": dict(figures.fit),
         "least_step": round(least_step(figures), 6),
-        "scores": count_scores(analysis) + len((pairs or {}).get("pairs", [])),
-        "seconds": round(sum(analysis.get("seconds", {}).values()) + (pairs or {}).get("seconds", 0.0), 1),
+        "scores": count_scores(analysis) + len(measured),
+        "seconds": round(sum(analysis.get("seconds", {}).values()) + time.perf_counter() - start, 1),
+        "measured": measured,
         "points": points,
     }
     with atomic_folder(args.out) as folder:
@@ -110,8 +135,6 @@ def run(args: argparse.Namespace) -> None:
             _write_plan(folder, point)
         if args.flat:
             _write_flat(folder, analysis=analysis, share=args.flat)
-        if pairs:
-            (folder / "pairs.json").write_text(json.dumps(pairs, indent=1) + "\n")
         (folder / "front.json").write_text(json.dumps(record, indent=1) + "\n")
     print(as_text(points))
     print(
@@ -128,6 +151,8 @@ def check_numbers(args: argparse.Namespace) -> None:
         raise UnknownNameError(f"--points {args.points} is no number of plans; give at least 1")
     if args.pairs < 0 or args.pairs == 1:
         raise UnknownNameError(f"--pairs {args.pairs} makes no pair; give 2 or more, or 0 for none")
+    if args.rounds < 0:
+        raise UnknownNameError(f"--rounds {args.rounds} is no number of rounds; give 0 or more")
     if args.flat is not None and not 0 < args.flat <= 1:
         raise UnknownNameError(f"--flat {args.flat:g} is no share of the layers; give e.g. 0.1")
     for precision in args.precisions.split(","):
@@ -161,24 +186,31 @@ def _points(args: argparse.Namespace, *, figures: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _pairs(args: argparse.Namespace, *, analysis: Mapping[str, Any]) -> dict[str, Any]:
+def _measure(args: argparse.Namespace, *, analysis: Mapping[str, Any]) -> Measure:
     from hexpath_quant.cli import check_paths, parse_options
-    from hexpath_quant.planning.measure import measure_pairs
+    from hexpath_quant.planning.measure import measure_plans
     from hexpath_quant.task import load_task
 
     if not (args.task and args.checkpoint and args.data):
-        raise UnknownNameError("--pairs measures: it needs --task, --checkpoint and --data")
+        asked = "--pairs" if args.pairs else "--rounds"
+        raise UnknownNameError(f"{asked} measures: it needs --task, --checkpoint and --data")
     check_paths(checkpoint=args.checkpoint, data=args.data)
     options = parse_options(args.option)
     task = load_task(name=args.task, checkpoint=args.checkpoint, data=args.data, options=options)
-    return measure_pairs(task, analysis=analysis, top=args.pairs, overrides=analysis["regions"])
+    return lambda plans: measure_plans(task, analysis=analysis, plans=plans)
+
+
+def _flipped(point: Mapping[str, Any]) -> dict[str, str]:
+    """Return the regions of a point that are not at BASE."""
+    from hexpath_quant.plans import BASE
+
+    return {region: precision for region, precision in point["regions"].items() if precision != BASE}
 
 
 def _write_plan(folder: Path, point: Mapping[str, Any]) -> None:
     from hexpath_quant.plans import BASE, MixedPlan, to_yaml
 
-    regions = {region: precision for region, precision in point["regions"].items() if precision != BASE}
-    plan = MixedPlan(name=point["plan"], default=BASE, regions=regions)
+    plan = MixedPlan(name=point["plan"], default=BASE, regions=_flipped(point))
     (folder / f"{plan.name}.yaml").write_text(to_yaml(plan))
 
 

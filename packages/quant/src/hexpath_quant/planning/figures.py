@@ -87,9 +87,13 @@ def _sum(table: Mapping[str, Mapping[str, float]], terms: Iterable[Term], plan: 
 
 
 def read_figures(
-    *, sensitivity: Path, costs: Path, precisions: Sequence[str] = (), pairs: Mapping[str, Any] | None = None
+    *,
+    sensitivity: Path,
+    costs: Path,
+    precisions: Sequence[str] = (),
+    measured: Sequence[Mapping[str, Any]] = (),
 ) -> Figures:
-    """Read the two files; ``precisions`` limits the choice, ``pairs`` is what ``measure_pairs`` returned.
+    """Read the two files; ``precisions`` limits the choice, ``measured`` are rows of ``measure_plans``.
 
     Raises:
         OutputError: no such file.
@@ -107,7 +111,7 @@ def read_figures(
     if not wanted:
         named, have = ", ".join(precisions), ", ".join(both)
         raise PlanError(f"no precision of {named} has costs and losses; {have} have")
-    fitted = fit_losses(analysis, precisions=wanted, pairs=(pairs or {}).get("pairs", []))
+    fitted = fit_losses(analysis, precisions=wanted, measured=measured)
     costs_of = {r: {BASE: {"ms": 0.0, "mb": 0.0}} | dict(table["regions"][r]) for r in regions}
     return Figures(
         metric=str(analysis["metric"]),

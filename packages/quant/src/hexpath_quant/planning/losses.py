@@ -5,7 +5,7 @@
 
 Quantizing a region alone measures its ``d``. Two quantized regions together mostly lose less than the sum:
 ``e`` is what is left over. Leaving one region out of the quantized network, and the whole network, measure
-sums of them; pairs flipped together (``pairs``) measure single ones. All are rows of one least-squares fit
+sums of them; so do whole plans that were measured (``measure``). All are rows of one least-squares fit
 with ``d`` at least 0 (a region that seems to gain from noise must not be bought) and ``e`` drawn towards 0.
 
 What the fit leaves over is the noise of one measured loss: rounding that does no harm still moves detections
@@ -64,17 +64,17 @@ class Fitted:
 
 
 def fit_losses(
-    analysis: Mapping[str, Any], *, precisions: Sequence[str], pairs: Sequence[Mapping[str, Any]] = ()
+    analysis: Mapping[str, Any], *, precisions: Sequence[str], measured: Sequence[Mapping[str, Any]] = ()
 ) -> Fitted:
-    """Fit the model to a sensitivity analysis and to measured pairs (rows of ``measure_pairs``)."""
+    """Fit the model to a sensitivity analysis and to measured plans (rows of ``measure_plans``)."""
     regions = list(analysis["regions"])
     sensitive = sensitive_regions(analysis, count=SENSITIVE)
     couples = list(combinations([r for r in regions if r in sensitive], 2))
-    measured = [p for p in precisions if p != FP16]
+    integer = [p for p in precisions if p != FP16]
     rows: Rows = []
-    for precision in measured:
+    for precision in integer:
         rows += _rows(analysis, precision=precision, couples=couples if _is_low(precision) else [])
-    for row in pairs:
+    for row in measured:
         coefficients = _plan_row(
             {r: row["regions"].get(r, BASE) for r in regions}, couples=couples, skip=precisions
         )
@@ -87,7 +87,7 @@ def fit_losses(
     noise = _noise(system[: len(rows)], right[: len(rows)], values=values, spread=spread)
     return Fitted(
         drop={r: {p: values.get(("d", r, p), 0.0) for p in precisions} for r in regions},
-        pairs=_all_pairs(values, couples=couples, low=measured),
+        pairs=_all_pairs(values, couples=couples, low=integer),
         fit=_fit(rows, values) | {"noise": round(noise, 6)},
         keys=keys,
         spread=spread,

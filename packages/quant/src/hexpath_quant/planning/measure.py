@@ -1,8 +1,7 @@
-"""Pairs of regions, measured: what the network loses when two sensitive ones are put to 16 bit together."""
+"""Plans measured: what the simulated network loses with each, as rows for the fit of ``losses``."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -16,35 +15,31 @@ from hexpath_quant.task import Task
 UP = "w8a16"
 
 
-def measure_pairs(
-    task: Task,
-    *,
-    analysis: Mapping[str, Any],
-    top: int,
-    overrides: Mapping[str, Sequence[str]] | None = None,
-    up: str = UP,
-) -> dict[str, Any]:
-    """Return {"up", "pairs": [{"regions": {a: up, b: up}, "drop"}], "seconds"} for the ``top`` most sensitive
-    regions.
+def pairs_of(analysis: Mapping[str, Any], *, top: int) -> list[dict[str, str]]:
+    """Return the pairs of the ``top`` most sensitive regions, both at 16 bit."""
+    return [dict.fromkeys(pair, UP) for pair in combinations(sensitive_regions(analysis, count=top), 2)]
 
-    The analysis' own metric, method and calibration; the whole validation split.
+
+def measure_plans(
+    task: Task, *, analysis: Mapping[str, Any], plans: Sequence[Mapping[str, str]]
+) -> list[dict[str, Any]]:
+    """Return [{"regions": {region: precision}, "drop"}], regions that a plan does not name being at BASE.
+
+    The analysis' own metric, method, calibration and regions; the whole validation split. ``drop`` is a share
+    of 1.
     """
-    regions = sensitive_regions(analysis, count=top)
     metric = analysis["metric"]
     base = float(analysis["float"]["metrics"][metric])
-    couples = list(combinations(regions, 2))
-    start = time.perf_counter()
-    say(f"{len(couples)} pairs of {', '.join(regions)} at {up}, the rest at {BASE}")
-    ticker, rows = Ticker(total=len(couples), label="pairs"), []
-    for done, pair in enumerate(couples, start=1):
-        plan = MixedPlan(name="pair", default=BASE, regions=dict.fromkeys(pair, up))
+    say(f"measuring {len(plans)} plans")
+    ticker, rows = Ticker(total=len(plans), label="plans measured"), []
+    for done, regions in enumerate(plans, start=1):
         sim = simulate(
             task,
-            plan=plan,
+            plan=MixedPlan(name="measured", default=BASE, regions=dict(regions)),
             method=analysis["method"],
             calibration=analysis["calibration"],
-            overrides=overrides,
+            overrides=analysis["regions"],
         )
-        rows.append({"regions": dict(plan.regions), "drop": base - score(task, sim=sim)[metric]})
+        rows.append({"regions": dict(regions), "drop": base - score(task, sim=sim)[metric]})
         ticker.tick(done)
-    return {"up": up, "pairs": rows, "seconds": round(time.perf_counter() - start, 1)}
+    return rows
