@@ -192,7 +192,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--plan", default="w8a8")
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--sample", type=int, default=8, help="images of ours for SQNR and estimates")
+    parser.add_argument("--sample", type=int, default=4, help="images of ours for SQNR and estimates")
     parser.add_argument("--device", default="cpu", help="of QuantAnalyzer")
     parser.add_argument("--calibration", type=int, default=16)
     parser.add_argument("--confirm", default="24")

@@ -47,7 +47,7 @@ class Settings:
     method: str = "minmax"
     calibration: int = 64
     images: int | None = None
-    sample: int = 8
+    sample: int = 4
     confirm: int | None = 24
     share: float = SHARE
     workers: int = 1

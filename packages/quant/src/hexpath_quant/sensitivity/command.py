@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--regions", type=Path, help="YAML that names regions: region -> module prefixes")
     parser.add_argument("--images", type=int, metavar="N", help="validation images to score (default: all)")
     parser.add_argument(
-        "--sample", type=int, default=8, metavar="N", help="images for SQNR and estimates (default: 8)"
+        "--sample", type=int, default=4, metavar="N", help="images for SQNR and estimates (default: 4)"
     )
     parser.add_argument(
         "--confirm",
