@@ -14,7 +14,7 @@ from hexpath_quant.errors import OutputError, PlanError, PlanningError
 from hexpath_quant.planning.figures import Figures, Term, read_figures
 from hexpath_quant.planning.flat import flat_plan
 from hexpath_quant.planning.losses import fit_losses
-from hexpath_quant.planning.solve import fastest, front, most_accurate, thin
+from hexpath_quant.planning.solve import Solution, fastest, front, measured_front, most_accurate, thin
 from hexpath_quant.plans import read_plan
 
 REGIONS = ("stem", "neck", "boxes", "scores", "decode")
@@ -317,6 +317,25 @@ def test_pairs_are_measured(installed, inputs, tmp_path, capsys):
     assert {} not in measured  # w8a8 everywhere is known already
     assert len(measured) == len({str(sorted(regions.items())) for regions in measured})
     assert record["scores"] > len(measured)
+    drops = {str(sorted(row["regions"].items())): row["drop"] for row in record["measured"]}
+    whole = record["float"] - found["quantized"]["w8a16"]["metrics"]["map"]
+    for point in record["points"]:
+        flipped = sorted((r, p) for r, p in point["regions"].items() if p != "w8a8")
+        if 0 < len(flipped) < len(regions):
+            assert point["drop"] == pytest.approx(drops[str(flipped)], abs=1e-5)
+        elif flipped:
+            assert point["drop"] == pytest.approx(whole)
+
+
+def test_the_front_of_measured_plans_has_no_step_within_noise():
+    def solution(ms, drop):
+        return Solution(plan={}, ms=ms, mb=1.0, drop=drop, error=0.001)
+
+    found = measured_front(
+        [solution(*each) for each in ((2.0, 0.001), (1.0, 0.05), (1.5, 0.048), (1.6, 0.004), (1.7, 0.003))],
+        step=0.0025,
+    )
+    assert [s.ms for s in found] == [1.0, 1.6, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     """Read, measure if asked, solve, write, print."""
     check_numbers(args)
     from hexpath_quant.planning.figures import count_scores, read_figures, read_json
-    from hexpath_quant.planning.measure import pairs_of
+    from hexpath_quant.planning.measure import pairs_of, uniform
     from hexpath_quant.planning.solve import least_step
     from hexpath_quant.plans import BASE
 
@@ -116,6 +116,10 @@ def run(args: argparse.Namespace) -> None:
             break
         measured += measure(list({str(regions): regions for regions in fresh}.values()))  # type: ignore[misc]
         figures, points = choose()
+    if args.rounds:
+        points = _measured_points(
+            args, figures=figures, rows=[*uniform(analysis, figures=figures), *measured]
+        )
     record = {
         "schema": 1,
         "metric": figures.metric,
@@ -161,29 +165,50 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def _points(args: argparse.Namespace, *, figures: Any) -> list[dict[str, Any]]:
-    from hexpath_quant.planning.solve import fastest, front, most_accurate, thin
+    from hexpath_quant.planning.solve import fastest, front, most_accurate
 
     if args.max_drop is not None:
-        found = [fastest(figures, max_drop=args.max_drop / 100, max_mb=args.max_mb)]
-        names: Sequence[str] = ["fastest"]
-    elif args.budget_ms is not None:
-        found, names = [most_accurate(figures, budget_ms=args.budget_ms)], ["most-accurate"]
-    else:
-        found = thin(list(front(figures)), count=args.points)
-        # a fixed number of files, so that a pipeline can name them; a short front repeats its last point
-        found += [found[-1]] * (args.points - len(found))
-        names = [f"front-{index}" for index in range(1, len(found) + 1)]
-    return [
-        {
-            "plan": name,
-            "ms": round(s.ms, 4),
-            "mb": round(s.mb, 4),
-            "drop": round(s.drop, 6),
-            "error": round(s.error, 6),
-            "regions": dict(s.plan),
-        }
-        for name, s in zip(names, found, strict=True)
-    ]
+        return [_as_point(fastest(figures, max_drop=args.max_drop / 100, max_mb=args.max_mb), name="fastest")]
+    if args.budget_ms is not None:
+        return [_as_point(most_accurate(figures, budget_ms=args.budget_ms), name="most-accurate")]
+    return _front(list(front(figures)), count=args.points)
+
+
+def _measured_points(
+    args: argparse.Namespace, *, figures: Any, rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The points among what was measured: their losses are no predictions."""
+    from hexpath_quant.planning.solve import candidates, least_step, measured_front
+
+    step = least_step(figures)
+    found = measured_front(candidates(figures, rows=rows), step=step)
+    if args.max_drop is not None:
+        fit = [s for s in found if s.drop <= args.max_drop / 100 and s.mb <= (args.max_mb or s.mb)]
+        return [_as_point(fit[0], name="fastest")] if fit else _points(args, figures=figures)
+    if args.budget_ms is not None:
+        fit = [s for s in found if s.ms <= args.budget_ms]
+        return [_as_point(fit[-1], name="most-accurate")] if fit else _points(args, figures=figures)
+    return _front(found, count=args.points)
+
+
+def _front(found: Sequence[Any], *, count: int) -> list[dict[str, Any]]:
+    """A fixed number of points, so that a pipeline can name them; a short front repeats its last one."""
+    from hexpath_quant.planning.solve import thin
+
+    kept = thin(found, count=count)
+    kept += [kept[-1]] * (count - len(kept))
+    return [_as_point(s, name=f"front-{index}") for index, s in enumerate(kept, start=1)]
+
+
+def _as_point(s: Any, *, name: str) -> dict[str, Any]:
+    return {
+        "plan": name,
+        "ms": round(s.ms, 4),
+        "mb": round(s.mb, 4),
+        "drop": round(s.drop, 6),
+        "error": round(s.error, 6),
+        "regions": dict(s.plan),
+    }
 
 
 def _measure(args: argparse.Namespace, *, analysis: Mapping[str, Any]) -> Measure:

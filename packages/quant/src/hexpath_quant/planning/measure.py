@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from hexpath_quant.planning.losses import sensitive_regions
+from hexpath_quant.planning.figures import Figures
+from hexpath_quant.planning.losses import sensitive_regions, whole_loss
 from hexpath_quant.plans import BASE, MixedPlan
 from hexpath_quant.progress import Ticker, say
 from hexpath_quant.ptq import score, simulate
@@ -18,6 +19,19 @@ UP = "w8a16"
 def pairs_of(analysis: Mapping[str, Any], *, top: int) -> list[dict[str, str]]:
     """Return the pairs of the ``top`` most sensitive regions, both at 16 bit."""
     return [dict.fromkeys(pair, UP) for pair in combinations(sensitive_regions(analysis, count=top), 2)]
+
+
+def uniform(analysis: Mapping[str, Any], *, figures: Figures) -> list[dict[str, Any]]:
+    """Return what the analysis measured of whole networks at one precision, as rows of ``measure_plans``."""
+    common = set.intersection(*(set(figures.precisions(region)) for region in figures.regions))
+    return [
+        {
+            "regions": {} if p == BASE else dict.fromkeys(figures.regions, p),
+            "drop": whole_loss(analysis, precision=p),
+        }
+        for p in analysis["quantized"]
+        if p in common
+    ]
 
 
 def measure_plans(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from hexpath_quant.errors import PlanningError
 from hexpath_quant.planning.figures import Figures, Term
+from hexpath_quant.plans import BASE
 
 TIE = 1e-4  # weight of the figure that is not minimized: of plans equal in one, the better in the other
 STEP = 5e-4  # least step of the loss between two points of the front: a twentieth of a point
@@ -78,6 +80,28 @@ def front(figures: Figures) -> Iterator[Solution]:
         yield found
         limits = program.limits(drop=found.drop - least_step(figures))
         found = program.solve(program.ms + TIE * program.drop, limits)
+
+
+def candidates(figures: Figures, *, rows: Sequence[Mapping[str, Any]]) -> list[Solution]:
+    """Return measured plans (rows of ``measure_plans``) as solutions; ``error``: a measurement's noise."""
+    found = []
+    for row in rows:
+        plan = {r: row["regions"].get(r, BASE) for r in figures.regions}
+        ms, mb = figures.latency_ms(plan), figures.size_mb(plan)
+        found.append(Solution(plan=plan, ms=ms, mb=mb, drop=row["drop"], error=figures.noise))
+    return found
+
+
+def measured_front(candidates: Sequence[Solution], *, step: float) -> list[Solution]:
+    """Return the front of plans whose ``drop`` was measured, fastest first.
+
+    Each loses less than the one before it by more than ``step``, the least difference that is not noise.
+    """
+    kept: list[Solution] = []
+    for one in sorted(candidates, key=lambda s: (s.ms, s.drop)):
+        if not kept or one.drop < kept[-1].drop - step:
+            kept.append(one)
+    return kept
 
 
 def thin(solutions: Sequence[Solution], *, count: int) -> list[Solution]:
