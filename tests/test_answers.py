@@ -132,7 +132,8 @@ def told_of(**others: tuple[float, float]) -> list[str]:
 def test_a_front_that_nothing_dominates_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "planning" / "plans").mkdir(parents=True)
-    (tmp_path / "planning/plans/front.json").write_text(json.dumps({"float": 0.687}))
+    points = [{"plan": "front-2", "regions": {"stem": "w8a8", "head.decode.boxes": "w8a16"}}]
+    (tmp_path / "planning/plans/front.json").write_text(json.dumps({"float": 0.687, "points": points}))
     best, dominance, latency, loss = told_of(w8a8=(0.55, 0.48), w8a16=(0.684, 1.3), flat=(0.65, 1.1))
     assert best.startswith("front-2 (head.decode.boxes w8a16) scores 68.4 mAP50-95 of FP32's 68.5")
     assert dominance == "At no latency is the front dominated by w8a8, w8a16, flat."
@@ -140,6 +141,10 @@ def test_a_front_that_nothing_dominates_says_so(tmp_path: Path, monkeypatch: pyt
     assert "front-1 13.00 +- 0.20, lost 13.20; front-2 -0.40 +- 0.20, lost 0.20" in loss
     assert "1 of 2 within two standard errors" in loss
     assert loss.endswith("The file's loss differs from its simulation's by 0.30 at most.")
+    points[0]["regions"]["stem"] = "w8a16"
+    (tmp_path / "planning/plans/front.json").write_text(json.dumps({"float": 0.687, "points": points}))
+    best, *_ = told_of()
+    assert best.startswith("front-2 (w8a16 everywhere) scores")
 
 
 def test_a_plan_between_two_points_of_the_front_dominates_it_too() -> None:

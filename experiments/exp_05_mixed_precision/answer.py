@@ -64,8 +64,7 @@ def best(rows: Mapping[str, Row], front: list[Row]) -> str:
         return ""
     top = max(points(row) for row in front)
     chosen = min((row for row in front if points(row) >= top - 0.5), key=ms)
-    regions = chosen.get("params", {}).get("regions", {})
-    what = ", ".join(f"{region} {precision}" for region, precision in regions.items())
+    what = description(chosen)
     told = [
         f"{words} {points(rows[i]):.1f} at {ms(rows[i]):.2f} ms" for i, words in OTHERS.items() if i in rows
     ]
@@ -75,6 +74,16 @@ def best(rows: Mapping[str, Row], front: list[Row]) -> str:
         + (f"; {', '.join(told)}" if told else "")
         + "."
     )
+
+
+def description(row: Row) -> str:
+    """The regions of a plan that are not at w8a8, or the one precision that all have."""
+    regions = row.get("params", {}).get("regions", {})
+    planned = read("planning/plans/front.json").get("points", [])
+    everywhere: dict[str, str] = next((p["regions"] for p in planned if p["plan"] == row["id"]), {})
+    if everywhere and len(set(everywhere.values())) == 1:
+        return f"{next(iter(everywhere.values()))} everywhere"
+    return ", ".join(f"{region} {precision}" for region, precision in regions.items())
 
 
 def dominance(rows: Mapping[str, Row], front: list[Row], *, noise: float) -> str:
