@@ -315,6 +315,7 @@ def test_pairs_are_measured(installed, inputs, tmp_path, capsys):
     measured = [row["regions"] for row in record["measured"]]
     assert measured
     assert {} not in measured  # w8a8 everywhere is known already
+    assert dict.fromkeys(regions, "w8a16") not in measured  # so is w8a16
     assert len(measured) == len({str(sorted(regions.items())) for regions in measured})
     assert record["scores"] > len(measured)
     drops = {str(sorted(row["regions"].items())): row["drop"] for row in record["measured"]}

@@ -87,39 +87,13 @@ def run_amp(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read, measure if asked, solve, write, print."""
     check_numbers(args)
-    from hexpath_quant.planning.figures import count_scores, read_figures, read_json
-    from hexpath_quant.planning.measure import pairs_of, uniform
+    from hexpath_quant.planning.figures import count_scores, read_json
     from hexpath_quant.planning.solve import least_step
     from hexpath_quant.plans import BASE
 
     analysis = read_json(args.sensitivity, kind="sensitivity analysis", keys=("metric", "entries", "plan"))
     start = time.perf_counter()
-    measure = _measure(args, analysis=analysis) if args.pairs or args.rounds else None
-    measured: list[dict[str, Any]] = []
-
-    def choose() -> tuple[Any, list[dict[str, Any]]]:
-        found = read_figures(
-            sensitivity=args.sensitivity,
-            costs=args.costs,
-            precisions=args.precisions.split(","),
-            measured=measured,
-        )
-        return found, _points(args, figures=found)
-
-    if measure and args.pairs:
-        measured += measure(pairs_of(analysis, top=args.pairs))
-    figures, points = choose()
-    for _ in range(args.rounds if measure else 0):
-        known = [{}, *(row["regions"] for row in measured)]
-        fresh = [regions for regions in map(_flipped, points) if regions not in known]
-        if not fresh:
-            break
-        measured += measure(list({str(regions): regions for regions in fresh}.values()))  # type: ignore[misc]
-        figures, points = choose()
-    if args.rounds:
-        points = _measured_points(
-            args, figures=figures, rows=[*uniform(analysis, figures=figures), *measured]
-        )
+    figures, points, measured = _choose(args, analysis=analysis)
     record = {
         "schema": 1,
         "metric": figures.metric,
@@ -162,6 +136,42 @@ def check_numbers(args: argparse.Namespace) -> None:
     for precision in args.precisions.split(","):
         if precision != FP16:
             parse_precision(precision)
+
+
+def _choose(
+    args: argparse.Namespace, *, analysis: Mapping[str, Any]
+) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the figures, the points, and the rows that were measured on the way to them."""
+    from hexpath_quant.planning.figures import read_figures
+    from hexpath_quant.planning.measure import pairs_of, uniform
+
+    measure = _measure(args, analysis=analysis) if args.pairs or args.rounds else None
+    measured = measure(pairs_of(analysis, top=args.pairs)) if measure and args.pairs else []
+
+    def figures_now() -> Any:
+        return read_figures(
+            sensitivity=args.sensitivity,
+            costs=args.costs,
+            precisions=args.precisions.split(","),
+            measured=measured,
+        )
+
+    figures = figures_now()
+    points = _points(args, figures=figures)
+    if measure is None or not args.rounds:
+        return figures, points, measured
+    whole = uniform(analysis, figures=figures)
+    for _ in range(args.rounds):
+        fresh: list[dict[str, str]] = []
+        for regions in map(_flipped, points):
+            if regions not in [*fresh, *(row["regions"] for row in (*whole, *measured))]:
+                fresh.append(regions)
+        if not fresh:
+            break
+        measured += measure(fresh)
+        figures = figures_now()
+        points = _points(args, figures=figures)
+    return figures, _measured_points(args, figures=figures, rows=[*whole, *measured]), measured
 
 
 def _points(args: argparse.Namespace, *, figures: Any) -> list[dict[str, Any]]:
