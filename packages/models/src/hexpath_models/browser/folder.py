@@ -5,8 +5,9 @@
     OUT/sample.png                        an image of the validation split, at the model's size
     OUT/browser.json                      bytes, milliseconds on this CPU, equal pixels
 
-The graphs stay as they were exported, but for the names of input and output: they take RGB in [0, 1], and
-their own first layer normalizes, so the preprocessor rescales and does not normalize.
+The graphs stay as they were exported, but for the names of input and output and a limit behind each 8-bit
+softmax (`saturate`): they take RGB in [0, 1], and their own first layer normalizes, so the preprocessor
+rescales and does not normalize.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from ..errors import ClassMismatchError, CorruptCheckpointError, MissingCheckpointError, WrongTaskError
 from ..files import atomic_folder
 from .compare import compare
+from .saturate import saturate_softmax
 
 INPUT, OUTPUT = "pixel_values", "logits"
 MODEL_TYPES = {"segformer_b0": ("segformer", "SegformerForSemanticSegmentation", "SegformerImageProcessor")}
@@ -125,6 +127,7 @@ def _save(model: Any, file: Path) -> None:
                 for index, used in enumerate(names):
                     if used == old:
                         names[index] = name
+    saturate_softmax(model)
     onnx.checker.check_model(model)
     onnx.save(model, file)
 
