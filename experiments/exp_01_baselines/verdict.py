@@ -9,15 +9,16 @@ that of pre- and postprocessing was measured on the CPU of the machine that ran 
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-COLORS = ("#1b6ca8", "#c8553d", "#3b8f5a", "#8a5fbf", "#a07a1f", "#4d4d4d")
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 70, 20, 36, 50
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from plot import name_points, save
 
 
 def main() -> int:
@@ -25,7 +26,7 @@ def main() -> int:
     results = json.loads(Path("results.json").read_text())
     rows = verdicts(results, config)
     Path("verdict.json").write_text(json.dumps(rows, indent=1) + "\n")
-    Path("verdict.svg").write_text(plot(rows, budget=config["budget"]))
+    save(plot(rows, budget=config["budget"]), Path("verdict.svg"))
     print(table(rows, budget=config["budget"]))
     return 0
 
@@ -97,84 +98,34 @@ def table(rows: Sequence[Mapping[str, Any]], *, budget: Mapping[str, float]) -> 
     return "\n".join(lines)
 
 
-class Axes(NamedTuple):
-    """Where milliseconds (log) and points lie on the picture, both given as (low, high)."""
-
-    ms: tuple[float, float]
-    points: tuple[float, float]
-
-    def x(self, ms: float) -> float:
-        """Return the pixel column of a time."""
-        low, high = map(math.log, self.ms)
-        return LEFT + (math.log(ms) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
-
-    def y(self, points: float) -> float:
-        """Return the pixel row of an accuracy."""
-        low, high = self.points
-        return HEIGHT - BOTTOM - (points - low) / (high - low) * (HEIGHT - BOTTOM - TOP)
-
-
-def plot(rows: Sequence[Mapping[str, Any]], *, budget: Mapping[str, float]) -> str:
-    """Accuracy over end-to-end time as SVG: a point a configuration, its upper bound, a line a budget."""
-    times = [row[key] for row in rows for key in ("end_to_end_ms", "end_to_end_high_ms")] + [*budget.values()]
-    scores = [100 * row["map"] for row in rows]
-    axes = Axes(
-        ms=(min(times) * 0.8, max(times) * 1.25), points=(max(min(scores) - 2, 0), min(max(scores) + 2, 100))
+def plot(rows: Sequence[Mapping[str, Any]], *, budget: Mapping[str, float]) -> Figure:
+    """Accuracy over end-to-end time: a point a configuration, its upper bound, a line a budget."""
+    figure = Figure(figsize=(7.9, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.set(
+        xscale="log",
+        xlabel="end to end, ms (log); the bar ends at the upper bound of the estimate",
+        ylabel="mAP50-95",
     )
-    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(dict.fromkeys(r["model"] for r in rows))}
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        'font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        *grid(axes),
-        *(line(axes, ms=ms) for ms in (budget["tight_ms"], budget["ms"])),
-        *(point(row, axes=axes, color=colors[row["model"]]) for row in rows),
-    ]
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def grid(axes: Axes) -> list[str]:
-    """Ticks and titles of both axes."""
-    low, high = axes.points
-    found = [
-        text(WIDTH / 2, HEIGHT - 8, "end to end, ms (log); the bar ends at the upper bound of the estimate"),
-        f'<text x="16" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 16 {HEIGHT / 2})">'
-        "mAP50-95</text>",
-    ]
-    for tick in range(math.ceil(low), math.floor(high) + 1, max(1, round((high - low) / 6))):
-        y = axes.y(tick)
-        found += [
-            text(LEFT - 8, y + 4, f"{tick}", anchor="end"),
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#eee"/>',
-        ]
-    ticks = [step * 10**power for power in range(-1, 4) for step in (1, 2, 5)]
-    shown = [ms for ms in ticks if axes.ms[0] <= ms <= axes.ms[1]]
-    return found + [text(axes.x(ms), HEIGHT - BOTTOM + 18, f"{ms:g}") for ms in shown]
-
-
-def line(axes: Axes, *, ms: float) -> str:
-    """A budget."""
-    x = axes.x(ms)
-    stroke = f'y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#999" stroke-dasharray="4 4"/>'
-    return f'<line x1="{x:.1f}" x2="{x:.1f}" {stroke}' + text(x, TOP - 8, f"budget {ms:g} ms")
-
-
-def point(row: Mapping[str, Any], *, axes: Axes, color: str) -> str:
-    """A configuration, named where there is room: in integers filled and named below, else above."""
-    x, y, end = axes.x(row["end_to_end_ms"]), axes.y(100 * row["map"]), axes.x(row["end_to_end_high_ms"])
-    is_float = row["plan"].startswith("fp")
-    fill, beside = ("white", y - 7) if is_float else (color, y + 17)
-    left = x > WIDTH - RIGHT - 150
-    return (
-        f'<line x1="{x:.1f}" x2="{end:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{color}"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="{color}" stroke-width="2"/>'
-        + text(x - 9 if left else x + 9, beside, escape(row["id"]), anchor="end" if left else "start")
-    )
-
-
-def text(x: float, y: float, words: str, *, anchor: str = "middle") -> str:
-    """Words at a place."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>'
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.12, y=0.15)
+    for ms in (budget["tight_ms"], budget["ms"]):
+        axes.axvline(ms, color="#999", linestyle="--", linewidth=1)
+        at = axes.get_xaxis_transform()
+        axes.text(ms, 1.01, f"budget {ms:g} ms", ha="center", va="bottom", transform=at)
+    colors = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(row["model"] for row in rows))}
+    for row in rows:
+        score, color = 100 * row["map"], colors[row["model"]]
+        axes.plot([row["end_to_end_ms"], row["end_to_end_high_ms"]], [score, score], color=color, linewidth=1)
+        fill = "white" if row["plan"].startswith("fp") else color
+        axes.plot(
+            row["end_to_end_ms"], score, "o", color=color, markerfacecolor=fill, gid=f"point-{row['id']}"
+        )
+    points = [(row["end_to_end_ms"], 100 * row["map"]) for row in rows]
+    name_points(axes, points, [row["id"] for row in rows])
+    return figure
 
 
 if __name__ == "__main__":

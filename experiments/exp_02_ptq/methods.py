@@ -9,27 +9,27 @@ method alone: all its passes over the calibration images, without preparing, exp
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-COLOR = "#1b6ca8"
-COLUMNS, WIDTH, HEIGHT = 2, 480, 280  # panels; pixels of one
-LEFT, RIGHT, BOTTOM, TOP = 60, 15, 46, 34
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from plot import name_points, save
+
+COLUMNS = 2  # panels
 BASE = "minmax"
 
 Row = Mapping[str, Any]
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 def main() -> int:
     results = json.loads(Path("results.json").read_text())
     rows = facts(results)
     Path("methods.json").write_text(json.dumps(rows, indent=1) + "\n")
-    Path("methods.svg").write_text(plot([row for row in rows if "gain" in row]))
+    save(plot([row for row in rows if "gain" in row]), Path("methods.svg"))
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]
         print(f"{model}\n\n{method_table(own)}\n")
@@ -103,105 +103,27 @@ def image_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: Sequence[Row]) -> str:
-    """Gain over min-max in points over the method's processor time (log), a panel a plan, as SVG."""
+def plot(rows: Sequence[Row]) -> Figure:
+    """Gain over min-max in points over the method's processor time (log), a panel a model and plan."""
     groups = list(dict.fromkeys((row["model"], row["plan"]) for row in rows))
-    height = HEIGHT * -(-len(groups) // COLUMNS)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {COLUMNS * WIDTH} {max(height, 10)}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{COLUMNS * WIDTH}" height="{max(height, 10)}" fill="white"/>',
-    ]
-    seconds = [row["seconds"] for row in rows]
-    for index, (model, plan) in enumerate(groups):
+    lines = max(1, -(-len(groups) // COLUMNS))
+    figure = Figure(figsize=(5 * COLUMNS, 2.9 * lines), layout="constrained")
+    panels = figure.subplots(lines, COLUMNS, sharex=True, squeeze=False).flatten()
+    for axes, (model, plan) in zip(panels, groups, strict=False):
         own = [row for row in rows if (row["model"], row["plan"]) == (model, plan)]
-        left, top = WIDTH * (index % COLUMNS), HEIGHT * (index // COLUMNS)
-        parts.append(f'<g transform="translate({left} {top})">')
-        parts += [*panel(own, title=f"{model} {plan}", seconds=seconds), "</g>"]
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def panel(rows: Sequence[Row], *, title: str, seconds: Sequence[float]) -> list[str]:
-    """The points of one model and plan; all panels share the axis of time."""
-    low, high = math.log(max(min(seconds), 0.1) * 0.7), math.log(max(*seconds, 1.0) * 1.4)
-    gains = [row["gain"] for row in rows]
-    margin = 0.15 * (max(*gains, 0.0) - min(*gains, 0.0)) + 0.1
-    bottom, top = min(*gains, 0.0) - margin, max(*gains, 0.0) + margin
-
-    def x(value: float) -> float:
-        return LEFT + (math.log(max(value, 0.1)) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
-
-    def y(gain: float) -> float:
-        return HEIGHT - BOTTOM - (gain - bottom) / (top - bottom) * (HEIGHT - BOTTOM - TOP)
-
-    parts = [
-        f'<text x="{LEFT}" y="{TOP - 12}" font-size="13" font-weight="bold">{escape(title)}</text>',
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle" fill="#555">'
-        "processor time, seconds</text>",
-        f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" fill="#555" '
-        f'transform="rotate(-90 14 {HEIGHT / 2})">points against min-max</text>',
-        *axis_y(bottom, top, at=y),
-        *axis_x(low, high, at=x),
-    ]
-    points = [(x(row["seconds"]), y(row["gain"]), row["method"]) for row in rows]
-    taken = [(at - 5, height - 5, at + 5, height + 5) for at, height, _ in points]
-    for at, height, name in sorted(points, key=lambda point: point[1]):
-        parts.append(f'<circle cx="{at:.1f}" cy="{height:.1f}" r="4.5" fill="{COLOR}"/>')
-        parts.append(label(name, at=at, height=height, taken=taken))
-    return parts
-
-
-def label(name: str, *, at: float, height: float, taken: list[Box]) -> str:
-    """A point's name right of it, left, above or below: the first place where nothing lies yet."""
-    wide = 6.2 * len(name)
-    places = [
-        ("start", at + 8, height + 4),
-        ("end", at - 8, height + 4),
-        ("middle", at, height - 9),
-        ("middle", at, height + 17),
-        ("end", at + 6, height + 17),
-        ("start", at - 6, height + 17),
-    ]
-
-    def box(anchor: str, x: float, line: float) -> Box:
-        left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * wide
-        return left, line - 9, left + wide, line + 2
-
-    def is_free(found: Box) -> bool:
-        inside = found[0] >= LEFT and found[2] <= WIDTH - RIGHT
-        return inside and all(
-            found[0] > other[2] or found[2] < other[0] or found[1] > other[3] or found[3] < other[1]
-            for other in taken
-        )
-
-    anchor, x, line = next((place for place in places if is_free(box(*place))), places[0])
-    taken.append(box(anchor, x, line))
-    return f'<text x="{x:.1f}" y="{line:.1f}" font-size="11" text-anchor="{anchor}">{escape(name)}</text>'
-
-
-def axis_y(bottom: float, top: float, *, at: Callable[[float], float]) -> list[str]:
-    """Lines and figures of the gain; the line of min-max is dark."""
-    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if (top - bottom) / s <= 6)
-    parts = []
-    for number in range(math.ceil(bottom / step), math.floor(top / step) + 1):
-        height, stroke = at(number * step), "#888" if number == 0 else "#e6e6e6"
-        parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}" stroke="{stroke}"/>'
-        )
-        sign = "" if number == 0 else "+"
-        figure = f"{number * step:{sign}.2g}"
-        parts.append(f'<text x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{figure}</text>')
-    return parts
-
-
-def axis_x(low: float, high: float, *, at: Callable[[float], float]) -> list[str]:
-    """Figures of the cost."""
-    marks = [m * 10.0**k for k in range(-1, 5) for m in (1, 2, 5)]
-    return [
-        f'<text x="{at(mark):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{mark:g}</text>'
-        for mark in marks
-        if low <= math.log(mark) <= high
-    ]
+        axes.set_title(f"{model} {plan}", loc="left", fontweight="bold")
+        axes.set(xscale="log", xlabel="processor time, seconds", ylabel="points against min-max")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.tick_params(labelbottom=True)
+        axes.axhline(0, color="#888", linewidth=1)
+        axes.plot([row["seconds"] for row in own], [row["gain"] for row in own], "o", gid="points")
+        axes.margins(x=0.1, y=0.18)
+    for axes in panels[len(groups) :]:
+        axes.remove()
+    for axes, group in zip(panels, groups, strict=False):
+        own = [row for row in rows if (row["model"], row["plan"]) == group]
+        name_points(axes, [(row["seconds"], row["gain"]) for row in own], [row["method"] for row in own])
+    return figure
 
 
 if __name__ == "__main__":
