@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from itertools import pairwise, product
 
@@ -11,6 +12,7 @@ import pytest
 
 from hexpath_quant import cli
 from hexpath_quant.errors import OutputError, PlanError, PlanningError
+from hexpath_quant.planning.command import _measured_points
 from hexpath_quant.planning.figures import Figures, Term, read_figures
 from hexpath_quant.planning.flat import flat_plan
 from hexpath_quant.planning.losses import fit_losses
@@ -337,6 +339,14 @@ def test_the_front_of_measured_plans_has_no_step_within_noise():
         step=0.0025,
     )
     assert [s.ms for s in found] == [1.0, 1.6, 2.0]
+
+
+def test_a_wish_that_nothing_measured_keeps_is_told_to_be_a_prediction(capsys):
+    f = figures()
+    wish = Namespace(max_drop=100.0, budget_ms=None, max_mb=None)
+    (predicted,) = _measured_points(wish, figures=f, rows=[])
+    assert predicted["ms"] == pytest.approx(fastest(f, max_drop=1.0).ms, abs=1e-4)
+    assert "the loss of this one is predicted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

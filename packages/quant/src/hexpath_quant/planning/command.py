@@ -11,6 +11,7 @@ from typing import Any
 
 from hexpath_quant.errors import UnknownNameError
 from hexpath_quant.files import atomic_folder
+from hexpath_quant.progress import say
 
 Measure = Callable[[Sequence[Mapping[str, str]]], list[dict[str, Any]]]
 DEFAULT = "w8a8,w8a16,w4a8,fp16"
@@ -194,11 +195,16 @@ def _measured_points(
     found = measured_front(candidates(figures, rows=rows), step=step)
     if args.max_drop is not None:
         fit = [s for s in found if s.drop <= args.max_drop / 100 and s.mb <= (args.max_mb or s.mb)]
-        return [_as_point(fit[0], name="fastest")] if fit else _points(args, figures=figures)
-    if args.budget_ms is not None:
+        chosen, name = fit[:1], "fastest"
+    elif args.budget_ms is not None:
         fit = [s for s in found if s.ms <= args.budget_ms]
-        return [_as_point(fit[-1], name="most-accurate")] if fit else _points(args, figures=figures)
-    return _front(found, count=args.points)
+        chosen, name = fit[-1:], "most-accurate"
+    else:
+        return _front(found, count=args.points)
+    if not chosen:
+        say("no plan that was measured keeps within that: the loss of this one is predicted")
+        return _points(args, figures=figures)
+    return [_as_point(chosen[0], name=name)]
 
 
 def _front(found: Sequence[Any], *, count: int) -> list[dict[str, Any]]:
