@@ -20,6 +20,7 @@ For the NPU:
 - `Attention.SPLIT` is the same function up to epsilon: k is scaled by 1/N, and num and den are tensors
   of their own, each with a scale that fits it. `floor` is added to den and keeps it away from 0; it is in
   units of SPLIT's den (JOINT adds N times as much) and changes the function, so train or calibrate with it.
+- all heads share a tensor's 8-bit scale and differ in range: `equalize.py` brings them onto one.
 - each step of the attention is a module with a name (`key_values`, `numerator`, `denominator`, ...), so that
   a precision plan can name it.
 - Hardswish stays one operator; ONNX Runtime's basic optimizations would split it.
@@ -189,15 +190,18 @@ class LinearAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to the same."""
         height, width = x.shape[-2], x.shape[-1]
-        qkv = self.qkv(x)
-        both = torch.cat([qkv, self.aggreg[0](qkv)], 1)
-        tokens = both.reshape(-1, self.heads, 3 * HEAD_DIM, height * width)
-        q, k, v = torch.split(tokens, [HEAD_DIM, HEAD_DIM, HEAD_DIM], 2)
-        q, k = self.relu_q(q), self.relu_k(k)
+        q, k, v = self.heads_of(self.qkv(x))
         products = self._joint if self.attention is Attention.JOINT else self._split
         num, den, floor = products(q, k, v, tokens=height * width)
         mixed = self.quotient(num, self.padded(den, floor + EPSILON))
         return self.proj(mixed.reshape(-1, self.heads * HEAD_DIM, height, width))  # type: ignore[no-any-return]
+
+    def heads_of(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3 C, h, w) to q, k (both behind the ReLU) and v of both scales, (B, heads, d, N) each."""
+        both = torch.cat([qkv, self.aggreg[0](qkv)], 1)
+        tokens = both.reshape(-1, self.heads, 3 * HEAD_DIM, qkv.shape[-2] * qkv.shape[-1])
+        q, k, v = torch.split(tokens, [HEAD_DIM, HEAD_DIM, HEAD_DIM], 2)
+        return self.relu_q(q), self.relu_k(k), v
 
     def _joint(self, q: Tensor, k: Tensor, v: Tensor, *, tokens: int) -> tuple[Tensor, Tensor, float]:
         """As the authors: den is the last row of the product with num, one tensor."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..dataset import image_size
 from ..errors import OptionError, nearest
 from ..loading import shuffled, spread
+from ..nets.equalize import equalize_attention
 from .augment import augment, stretch
 from .checkpoint import SemanticCheckpoint, load_semantic, read_semantic_card
 from .dataset import Item, SemanticDataset, check_names, read_semantic
@@ -24,7 +25,7 @@ from .losses import LOSSES
 from .network import SemanticNetwork
 from .scoring import Score, score
 
-OPTIONS = ("imgsz", "crop", "images", "device", "loss", "output", "head", "workers")
+OPTIONS = ("imgsz", "crop", "images", "device", "loss", "output", "head", "workers", "equalize")
 _BATCH = 4
 _KEPT_BYTES = 1 << 29  # decoded images up to half a gigabyte stay in memory
 _STEP_SEED = 1_000_003
@@ -36,9 +37,10 @@ def semantic(*, checkpoint: Path, data: Path, options: Mapping[str, str] | None 
     """Return the task of quantizing a segmentation network.
 
     options: imgsz = 320 or 544x640 (default: the checkpoint's); crop = size of the windows that training sees
-    (default: imgsz); images = how many validation images a score
-    uses (default: all); loss = focal, cross-entropy (default) or ohem; output = logits (default: at 1/stride)
-    or full (upsampled to the input inside the graph); device; and the architecture's own.
+    (default: imgsz); images = how many validation images a score uses (default: all); loss = focal,
+    cross-entropy (default) or ohem; output = logits (default: at 1/stride) or full (upsampled to the input
+    inside the graph); equalize = images on which the heads of a linear attention are brought onto one scale
+    (default: they are left as they are); device; and the architecture's own.
     Raises OptionError, DataFileError, ClassMismatchError and what load_semantic raises.
     """
     given = dict(options or {})
@@ -56,6 +58,7 @@ def semantic(*, checkpoint: Path, data: Path, options: Mapping[str, str] | None 
         image_limit=_positive("images", own["images"]) if "images" in own else None,
         loss=_one_of("loss", own.get("loss", "cross-entropy"), tuple(LOSSES)),
         output=_one_of("output", own.get("output", "logits"), ("logits", "full")),
+        equalize=_positive("equalize", own["equalize"]) if "equalize" in own else 0,
     )
 
 
@@ -112,6 +115,7 @@ class SemanticTask:
         image_limit: int | None = None,
         loss: str = "cross-entropy",
         output: str = "logits",
+        equalize: int = 0,
     ) -> None:
         self.card, self.dataset, self.size, self.crop = card, dataset, size, crop or size
         self.device = torch.device(device)
@@ -120,6 +124,8 @@ class SemanticTask:
         self._kept_bytes = 0
         stride = 1 if output == "full" else card.model.stride
         self.metadata: Mapping[str, str] = onnx_metadata(card, size=size, stride=stride)
+        if equalize:
+            equalize_attention(self._network.eval().to(self.device), self.calibration(equalize))
 
     @property
     def example(self) -> Tensor:
