@@ -116,7 +116,7 @@ def test_masks_score_as_ultralytics_validator_says(
         assert [result.per_class[name]["mask_map"] for name in ("red", "blue")] == pytest.approx(
             list(own.seg.maps), abs=1e-4
         )
-    assert list(task.evaluate(task.float_model())) == ["map", "map50", "mask_map", "mask_map50"]
+    assert list(task.evaluate(task.float_model())) == ["mask_map", "mask_map50", "map", "map50"]
 
 
 @pytest.mark.parametrize(("branch", "nms"), [("one-to-one", False), ("one-to-many", None)])

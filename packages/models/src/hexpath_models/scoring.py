@@ -27,12 +27,15 @@ class Score:
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def as_metrics(self) -> dict[str, float]:
-        """Return the figures over all classes that there are."""
+        """Return the figures over all classes that there are, the one that is maximized first.
+
+        That of masks where there are any: they need boxes and scores too, boxes need no masks.
+        """
         found = {
-            "map": self.map,
-            "map50": self.map50,
             "mask_map": self.mask_map,
             "mask_map50": self.mask_map50,
+            "map": self.map,
+            "map50": self.map50,
         }
         return {name: value for name, value in found.items() if value is not None}
 

@@ -208,7 +208,7 @@ class DetectionTask:
     ) -> dict[str, float]:
         """Return {"map", "map50"} of `forward` (images to this head's outputs) on the validation split.
 
-        With masks also "mask_map" and "mask_map50". images: only so many, the first ones.
+        With masks also "mask_map" and "mask_map50", in front of those. images: only so many, the first ones.
         """
         return self.score(forward, images=images).as_metrics()
 

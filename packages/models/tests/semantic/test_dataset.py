@@ -11,6 +11,7 @@ import torch
 from made_masks import NAMES, write_masks
 from PIL import Image
 
+from hexpath_models.environment import offline
 from hexpath_models.errors import ClassMismatchError, DataFileError
 from hexpath_models.semantic.augment import augment, stretch
 from hexpath_models.semantic.dataset import IGNORE, check_names, pixel_counts, read_semantic
@@ -93,7 +94,11 @@ def test_broken_mask(tmp_path: Path, array: np.ndarray, message: str) -> None:
         dataset.read(dataset.val[0])
 
 
-def test_unreadable_mask(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside_ultralytics", [False, True])
+def test_unreadable_mask(tmp_path: Path, beside_ultralytics: bool) -> None:
+    if beside_ultralytics:
+        offline()
+        import ultralytics  # noqa: F401  (it puts its own function in the place of Image.open)
     dataset = read_semantic(write_masks(tmp_path))
     dataset.val[0].mask.write_bytes(b"nothing")
     with pytest.raises(DataFileError, match=r"mask .*000\.png cannot be read"):

@@ -96,7 +96,8 @@ def _open(path: Path, kind: str) -> Any:
         with Image.open(path) as image:
             image.load()
             return image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    # Once imported, Ultralytics makes Image.open ask for a package that reads HEIF where a file is no image.
+    except (UnidentifiedImageError, OSError, SyntaxError, ImportError) as error:
         raise DataFileError(f"{kind} {path} cannot be read ({error}); replace it or take it out") from error
 
 
