@@ -195,7 +195,7 @@ def test_an_interrupted_analysis_goes_on(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("metric", "own"), [("map", "map"), ("miou", "iou")])
 def test_alarm_names_class_region_and_layer_though_the_mean_looks_fine(metric, own):
-    float_classes = {"car": {own: 0.8}, "bike": {own: 0.4}}
+    float_classes = {"car": {own: 0.8}, "bike": {own: 0.4}, "never found": {own: 0.007}}
     classes = lambda alone, without: {"bike": {"alone": alone, "without": without}, "car": {"alone": 0.8}}  # noqa: E731
     entries = [
         {"kind": "region", "name": "head", "part": "both", "plan": "w8a8", "per_class": classes(0.02, 0.39)},
@@ -204,7 +204,7 @@ def test_alarm_names_class_region_and_layer_though_the_mean_looks_fine(metric, o
     ]
     quantized = {"w8a8": {"car": {own: 0.81}, "bike": {own: 0.01}}}
     found = alarms(metric=metric, float_classes=float_classes, quantized=quantized, entries=entries)
-    assert [(a["class"], a["vanished"]) for a in found] == [("bike", True)]
+    assert [(a["class"], a["vanished"], a["metric"]) for a in found] == [("bike", True, own)]
     assert [r["name"] for r in found[0]["regions"]] == ["head"]
     assert [r["name"] for r in found[0]["layers"]] == ["head.3"]
     gone = alarms(metric=metric, float_classes=float_classes, quantized={"w8a8": {}}, entries=[])

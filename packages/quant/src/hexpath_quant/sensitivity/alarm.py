@@ -7,6 +7,7 @@ from typing import Any
 
 SHARE = 0.2
 VANISHED = 0.05
+KNOWN = 0.05  # a class below this was never found: what it loses is noise
 MOST_NAMED = 5
 
 Classes = Mapping[str, Mapping[str, float]]
@@ -22,6 +23,7 @@ def alarms(
 ) -> list[dict[str, Any]]:
     """Return one alarm for each class and plan that loses more than ``share`` of its float metric.
 
+    A class whose float metric is below ``KNOWN`` has none to lose.
     Regions and layers are named by what the class gains when they alone stay float, or by what it loses when
     they alone are quantized, whichever is more; those below a tenth of the loss are not named.
 
@@ -33,7 +35,7 @@ def alarms(
     for plan, classes in quantized.items():
         for name, figures in float_classes.items():
             before, after = (figure(of, metric=metric) for of in (figures, classes.get(name, {})))
-            if before <= 0 or before - after <= share * before:
+            if before < KNOWN or before - after <= share * before:
                 continue
             blame = {
                 kind: _culprits(entries, kind=kind, plan=plan, name=name, before=before, after=after)
@@ -43,7 +45,7 @@ def alarms(
                 {
                     "class": name,
                     "plan": plan,
-                    "metric": metric,
+                    "metric": metric if metric in figures else next(iter(figures), metric),
                     "float": before,
                     "quantized": after,
                     "lost_share": (before - after) / before,
