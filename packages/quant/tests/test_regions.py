@@ -87,6 +87,34 @@ def test_numbered_blocks_are_named_by_stride_and_class():
     }
 
 
+class Mixer(nn.Module):
+    """A stage that is never called: the network's forward calls what is in it."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__()
+        self.embed, self.norm, self.mlp = nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.Conv2d(b, b, 1)
+
+
+class Rewritten(nn.Module):
+    """Another library's modules under a forward of one's own, as the static SegFormer is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([Mixer(3, 8), Mixer(8, 8), Mixer(8, 8)])
+        self.classifier = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.stages:
+            x = stage.norm(stage.embed(x))
+            x = x + stage.mlp(x)
+        return self.classifier(x)
+
+
+def test_numbered_stages_that_are_never_called():
+    found = regions(Rewritten())
+    assert list(found) == ["stem", "stage2", "stage3", "classifier"]
+
+
 def test_a_plain_sequential_ends_in_its_head():
     net = nn.Sequential(block(3, 8, 2), block(8, 8, 2), nn.Conv2d(8, 2, 1))
     assert regions(net) == {"stem": ("0",), "stage2": ("1",), "head": ("2",)}

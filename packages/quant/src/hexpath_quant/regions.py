@@ -289,7 +289,9 @@ def _blocks(net: _Net) -> list[str]:
         for path in found:
             inner = net.children(path)
             large = len(net.under(path)) > LARGE * len(net.ops) and len(inner) > 1
-            if inner and (path not in net.called or large):
+            # A numbered child is a block, also where a rewritten forward calls only what is in it.
+            called = path in net.called or (_number(path) and not large)
+            if inner and (not called or large):
                 opened, again = opened + inner, True
             else:
                 opened.append(path)
