@@ -122,7 +122,7 @@ def test_chromium_finds_the_classes_that_onnx_runtime_finds(
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         f"--user-data-dir={tmp_path}/profile",
     ]
-    shown = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=120000", "--dump-dom"]
+    shown = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=900000", "--dump-dom"]
     command = [chromium, *shown, *quiet, *alone, f"{address}?dtype={dtype}"]
     page = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
     assert 'data-state="done"' in page, re.findall(r'<p id="status".*?</p>', page)
