@@ -70,6 +70,7 @@ def in_browser(path: Path) -> str:
         for name, words in (("model.onnx", "the float file has"), ("model_quantized.onnx", "the INT8 file"))
     ]
     return (
-        f"In the browser's folder {', '.join(files)} in ONNX Runtime on {told['threads']} cores of this CPU; "
+        f"In the browser's folder {', '.join(files)} in ONNX Runtime on {told['threads']} "
+        f"core{'s' if told['threads'] > 1 else ''} of this CPU; "
         f"they agree on {100 * told['equal_pixels']:.1f}% of the pixels."
     )
