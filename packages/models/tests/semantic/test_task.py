@@ -95,6 +95,8 @@ def test_perfect_outputs_score_one(ddrnet: Path, masks: Path) -> None:
         ({"images": "0"}, "option images='0' must be a positive number"),
         ({"loss": "focl"}, r"option loss='focl'; did you mean 'focal'\?"),
         ({"output": "fll"}, r"option output='fll'; did you mean 'full'\?"),
+        ({"equalize": "0"}, "option equalize='0' must be a positive number"),
+        ({"equalize": "2"}, "equalize: this network has no linear attention; leave the option out"),
     ],
 )
 def test_options(ddrnet: Path, masks: Path, options: dict[str, str], message: str) -> None:
@@ -109,6 +111,19 @@ def test_architecture_is_chosen_after_training(tmp_path: Path, masks: Path) -> N
     with torch.no_grad():
         a, b = joint.float_model()(joint.example)[0], split.float_model()(joint.example)[0]
     torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max()))
+
+
+def test_equalized_heads_are_the_same_network(tmp_path: Path, masks: Path) -> None:
+    path = write_checkpoint(tmp_path / "m.safetensors", model="efficientvit_seg_b1")
+    plain = semantic(checkpoint=path, data=masks).float_model()
+    task = semantic(checkpoint=path, data=masks, options={"equalize": "2"})
+    equal = task.float_model()
+    with torch.no_grad():
+        a, b = plain(task.example)[0], equal(task.example)[0]
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * float(a.abs().max()))
+    changed = [key for key, value in plain.state_dict().items() if not value.equal(equal.state_dict()[key])]
+    assert len(changed) == 3 * 7
+    assert all("context_module" in key for key in changed)
 
 
 def test_export(run: Any, ddrnet: Path, masks: Path, tmp_path: Path) -> None:
