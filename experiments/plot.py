@@ -22,7 +22,7 @@ matplotlib.rcParams |= {
     "font.size": 9,
 }
 DOT = 3  # half of a marker, pixels
-# Where a name may stand, in units of the font's size from its point: the first place that is free is taken.
+# Where a name may stand, in units of the font's size from its point: the first that covers least is taken.
 PLACES = (
     ("left", 0.6, 0.4),
     ("right", -0.6, 0.4),
