@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 matplotlib.rcParams |= {
@@ -31,6 +32,14 @@ PLACES = (
     ("right", 0.6, -1.5),
     ("left", -0.6, -1.5),
 )
+
+
+def log_x(axes: Axes) -> None:
+    """Make x logarithmic, with plain figures at 1, 2, 3, 5 and 7 of each decade."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:

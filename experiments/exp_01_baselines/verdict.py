@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from plot import name_points, save
+from plot import log_x, name_points, save
 
 
 def main() -> int:
@@ -103,13 +102,10 @@ def plot(rows: Sequence[Mapping[str, Any]], *, budget: Mapping[str, float]) -> F
     figure = Figure(figsize=(7.9, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.set(
-        xscale="log",
         xlabel="end to end, ms (log); the bar ends at the upper bound of the estimate",
         ylabel="mAP50-95",
     )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(NullLocator())
+    log_x(axes)
     axes.margins(x=0.12, y=0.15)
     for ms in (budget["tight_ms"], budget["ms"]):
         axes.axvline(ms, color="#999", linestyle="--", linewidth=1)

@@ -17,7 +17,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from plot import name_points, save
+from plot import log_x, name_points, save
 
 COLUMNS = 2  # panels
 BASE = "minmax"
@@ -112,8 +112,8 @@ def plot(rows: Sequence[Row]) -> Figure:
     for axes, (model, plan) in zip(panels, groups, strict=False):
         own = [row for row in rows if (row["model"], row["plan"]) == (model, plan)]
         axes.set_title(f"{model} {plan}", loc="left", fontweight="bold")
-        axes.set(xscale="log", xlabel="processor time, seconds", ylabel="points against min-max")
-        axes.xaxis.set_major_formatter("{x:g}")
+        log_x(axes)
+        axes.set(xlabel="processor time, seconds", ylabel="points against min-max")
         axes.tick_params(labelbottom=True)
         axes.axhline(0, color="#888", linewidth=1)
         axes.plot([row["seconds"] for row in own], [row["gain"] for row in own], "o", gid="points")
