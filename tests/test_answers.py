@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -246,4 +247,6 @@ def test_the_methods_answer_names_the_best_and_what_it_takes(
     assert found["net/w4a8.adaround.61.0"]["gain"] == 15.0
     assert "gain" not in found["net/w8a8.minmax"]
     plot = (tmp_path / "methods.svg").read_text()
+    points = re.findall(r'<g id="points">(.*?)\n   </g>', plot, re.DOTALL)
+    assert [group.count("<use ") for group in points] == [1, 1]  # w8a8 sqnr, w4a8 adaround
     assert all(plot.count(f">{name}</text>") == 1 for name in ("sqnr", "adaround"))

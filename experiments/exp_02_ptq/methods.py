@@ -105,12 +105,12 @@ def image_table(rows: Sequence[Row]) -> str:
 
 def plot(rows: Sequence[Row]) -> Figure:
     """Gain over min-max in points over the method's processor time (log), a panel a model and plan."""
-    groups = list(dict.fromkeys((row["model"], row["plan"]) for row in rows))
-    lines = max(1, -(-len(groups) // COLUMNS))
+    groups = dict.fromkeys((row["model"], row["plan"]) for row in rows)
+    shown = {group: [row for row in rows if (row["model"], row["plan"]) == group] for group in groups}
+    lines = max(1, -(-len(shown) // COLUMNS))
     figure = Figure(figsize=(5 * COLUMNS, 2.9 * lines), layout="constrained")
     panels = figure.subplots(lines, COLUMNS, sharex=True, squeeze=False).flatten()
-    for axes, (model, plan) in zip(panels, groups, strict=False):
-        own = [row for row in rows if (row["model"], row["plan"]) == (model, plan)]
+    for axes, ((model, plan), own) in zip(panels, shown.items(), strict=False):
         axes.set_title(f"{model} {plan}", loc="left", fontweight="bold")
         log_x(axes)
         axes.set(xlabel="processor time, seconds", ylabel="points against min-max")
@@ -118,10 +118,10 @@ def plot(rows: Sequence[Row]) -> Figure:
         axes.axhline(0, color="#888", linewidth=1)
         axes.plot([row["seconds"] for row in own], [row["gain"] for row in own], "o", gid="points")
         axes.margins(x=0.1, y=0.18)
-    for axes in panels[len(groups) :]:
+    for axes in panels[len(shown) :]:
         axes.remove()
-    for axes, group in zip(panels, groups, strict=False):
-        own = [row for row in rows if (row["model"], row["plan"]) == group]
+    # Behind the last point, since all panels share the axis of time.
+    for axes, own in zip(panels, shown.values(), strict=False):
         name_points(axes, [(row["seconds"], row["gain"]) for row in own], [row["method"] for row in own])
     return figure
 

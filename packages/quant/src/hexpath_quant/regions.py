@@ -290,8 +290,8 @@ def _blocks(net: _Net) -> list[str]:
             inner = net.children(path)
             large = len(net.under(path)) > LARGE * len(net.ops) and len(inner) > 1
             # A numbered child is a block, also where a rewritten forward calls only what is in it.
-            called = path in net.called or (_number(path) and not large)
-            if inner and (not called or large):
+            whole = path in net.called or _number(path)
+            if inner and (large or not whole):
                 opened, again = opened + inner, True
             else:
                 opened.append(path)

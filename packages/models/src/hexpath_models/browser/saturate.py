@@ -24,7 +24,7 @@ def saturate_softmax(model: Any) -> int:
     values = {tensor.name: tensor for tensor in graph.initializer}
     readers = {name: node for node in graph.node for name in node.input}
     limited = 0
-    for node in list(graph.node):
+    for index, node in reversed(list(enumerate(graph.node))):  # from the end: inserting moves what follows
         reader = readers.get(node.output[0]) if node.op_type == "Softmax" else None
         if reader is None or reader.op_type != "QuantizeLinear" or reader.input[2] not in values:
             continue
@@ -36,6 +36,6 @@ def saturate_softmax(model: Any) -> int:
         graph.initializer.append(numpy_helper.from_array(np.float32(scale) * steps, end))
         limit = helper.make_node("Min", [free, end], [node.output[0]], name=f"{node.name}.limit")
         node.output[0] = free
-        graph.node.insert(list(graph.node).index(node) + 1, limit)
+        graph.node.insert(index + 1, limit)
         limited += 1
     return limited

@@ -96,7 +96,7 @@ def _rescale(module: LinearAttention, factors: Tensor) -> None:
     """Put the factors into the weights before and behind the attention."""
     half = (
         module.heads // 2
-    )  # the first scale's heads; the second's are made of their q, k, v by two convolutions
+    )  # of the first scale; the second's q, k, v are made of theirs by two convolutions
     first, second = factors[:half], factors[half:]
     with torch.no_grad():
         module.qkv.conv.weight.unflatten(0, (half, 3, HEAD_DIM)).mul_(first[:, :, None, None, None, None])

@@ -45,7 +45,7 @@ def alarms(
                 {
                     "class": name,
                     "plan": plan,
-                    "metric": metric if metric in figures else next(iter(figures), metric),
+                    "metric": own_metric(figures, metric=metric),
                     "float": before,
                     "quantized": after,
                     "lost_share": (before - after) / before,
@@ -59,7 +59,12 @@ def alarms(
 
 def figure(figures: Mapping[str, float], *, metric: str) -> float:
     """Return a class's figure: the task's metric, else its first (the IoU, of which mIoU is the mean)."""
-    return figures.get(metric, next(iter(figures.values()), 0.0))
+    return figures.get(own_metric(figures, metric=metric), 0.0)
+
+
+def own_metric(figures: Mapping[str, float], *, metric: str) -> str:
+    """Return the name under which a class has that figure."""
+    return metric if metric in figures else next(iter(figures), metric)
 
 
 def _culprits(
