@@ -36,7 +36,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, ms in (("small/w8a8", 1.5), ("small/fp16", 4.0), ("large/w8a8", 2.0), ("large/fp16", 9.0)):
         model, plan = name.split("/")
         latency = {"value_ms": ms, "low_ms": ms * 0.9, "high_ms": ms * 1.1, "missing_ops": 0}
-        held_up = {"preprocess": 4.5, "preprocess_cpu": 0.5, "postprocess": 0.25, "postprocess_cpu": 0.5}
+        held_up = {"preprocess": 4.5, "preprocess_quiet": 0.5, "postprocess": 0.5, "postprocess_quiet": 0.25}
         host = {**held_up, "cpu": "a CPU"}
         for kind, content in (("profile", {"latency": latency}), ("host", {"host_ms": host})):
             path = tmp_path / "models" / model / f"{kind}-sized" / f"{plan}.json"

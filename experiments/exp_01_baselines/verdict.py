@@ -47,9 +47,9 @@ def entry(row: Mapping[str, Any], *, budget: Mapping[str, float], size: str) -> 
     files = [Path(f"models/{model}/{kind}-sized/{plan}.json") for kind in ("profile", "host")]
     latency, host = (json.loads(path.read_text()) for path in files)
     parts = {
-        "preprocess_ms": undisturbed(host["host_ms"], "preprocess"),
+        "preprocess_ms": host["host_ms"]["preprocess_quiet"],
         "npu_ms": latency["latency"]["value_ms"],
-        "postprocess_ms": undisturbed(host["host_ms"], "postprocess"),
+        "postprocess_ms": host["host_ms"]["postprocess_quiet"],
     }
     total = sum(parts.values())
     worst = total - parts["npu_ms"] + latency["latency"]["high_ms"]
@@ -69,11 +69,6 @@ def entry(row: Mapping[str, Any], *, budget: Mapping[str, float], size: str) -> 
         "cpu": host["host_ms"].get("cpu"),
         "missing_ops": latency["latency"].get("missing_ops", 0),
     }
-
-
-def undisturbed(host_ms: Mapping[str, Any], stage: str) -> float:
-    """What a stage takes undisturbed: by the clock, or its CPU time where other load held it up."""
-    return float(min(host_ms[stage], host_ms[f"{stage}_cpu"]))
 
 
 def verdict(ms: float, *, limit: float) -> str:
