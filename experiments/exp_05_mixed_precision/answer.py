@@ -138,7 +138,7 @@ def loss_error(rows: Mapping[str, Row], front: list[Row]) -> str:
             100 * row["params"]["predicted_error"],
             100 * (score - row["params"]["simulation_map"]),
         )
-        listed.append(f"{row['id']} {expected:.2f} +- {error:.2f}, lost {simulated:.2f}")
+        listed.append(f"{row['id']} {expected:.2f} ± {error:.2f}, lost {simulated:.2f}")
         held += abs(expected - simulated) <= 2 * error
         apart.append(abs(points(rows["fp32"]) - points(row) - simulated))
     return (
