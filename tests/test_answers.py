@@ -139,7 +139,7 @@ def test_a_front_that_nothing_dominates_says_so(tmp_path: Path, monkeypatch: pyt
     assert best.startswith("front-2 (head.decode.boxes w8a16) scores 68.4 mAP50-95 of FP32's 68.5")
     assert dominance == "At no latency is the front dominated by w8a8, w8a16, flat."
     assert "2.0% in the mean, 2.0% at most, over 2 plans" in latency  # front-3 is front-2 again
-    assert "front-1 13.00 +- 0.20, lost 13.20; front-2 -0.40 +- 0.20, lost 0.20" in loss
+    assert "front-1 13.00 ± 0.20, lost 13.20; front-2 -0.40 ± 0.20, lost 0.20" in loss
     assert "1 of 2 within two standard errors" in loss
     assert loss.endswith("The file's loss differs from its simulation's by 0.30 at most.")
     points[0]["regions"]["stem"] = "w8a16"
