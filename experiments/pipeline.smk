@@ -24,6 +24,7 @@ include: "common.smk"
 MODELS = matrix.models(config)  # prefix -> the config of that model
 SEMANTIC = config.get("task") == "semantic"  # a class a pixel: id masks in place of boxes, one head
 OWN = HERE / config["experiment"]
+OPTIONS = [option for option in str(config.get("options") or "").split(",") if option]  # of the task, in every plan
 
 
 def folder_of(wildcards):
@@ -39,8 +40,12 @@ def plan_flags(wildcards):
     options = [f"head={plan['head']}"]
     options += [f"branch={plan['branch']}"] if "branch" in plan else []
     options += [f"calibration={selection(wildcards)}"] if "selection" in plan else []
-    told = " ".join(f"--option {shlex.quote(option)}" for option in [*options, *plan.get("options", [])])
-    return f"--plan {plan_of(plan)} {told} --method {method}"
+    return f"--plan {plan_of(plan)} {told(*options, *OPTIONS, *plan.get('options', []))} --method {method}"
+
+
+def told(*options):
+    """Options of a task, each KEY=VALUE, for a command line; of two of one key the last counts."""
+    return " ".join(f"--option {shlex.quote(option)}" for option in options)
 
 
 def selection(wildcards):
@@ -294,11 +299,12 @@ rule audit:
         task=config["task"],
         plan=config.get("audit", {}).get("plan", "w8a8"),
         images=config.get("audit", {}).get("images", 8),
+        options=told(*OPTIONS),
         source=source("audit"),
     shell:
         stage("audit/{wildcards.m}{wildcards.head}")
         + "hexpath-quant audit --task {params.task:q} --checkpoint {input:q}/model.safetensors"
-        " --data dataset/data.yaml --option head={wildcards.head} --plan {params.plan:q} --calibration {params.images} --out {output:q}"
+        " --data dataset/data.yaml --option head={wildcards.head} {params.options} --plan {params.plan:q} --calibration {params.images} --out {output:q}"
 
 
 rule sensitivity:
