@@ -119,7 +119,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--containers", action="store_true", help="run every stage inside its image (nox -s images)"
     )
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--dry-run", action="store_true", help="say which stages would run, and why")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say which stages would run, why, and their commands"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     args = parser.parse_intermixed_args(argv)
     if not args.name or not all(c.isalnum() or c in "._-" for c in args.name) or args.name.startswith("."):
@@ -371,7 +373,7 @@ def command(args: argparse.Namespace, run: Path) -> list[str]:
     ]
     line += ["--directory", str(run), "--configfile", str(run / "config.json"), "--cores", str(args.cores)]
     line += ["--resources", "gpu=1", "--rerun-incomplete", "--nolock", "--nocolor"]
-    return line + (["--dry-run", "--quiet", "host"] if args.dry_run else [])
+    return line + (["--dry-run", "--printshellcmds", "--quiet", "host"] if args.dry_run else [])
 
 
 def environment(args: argparse.Namespace, run: Path) -> dict[str, str]:

@@ -289,19 +289,33 @@ def test_stage_keeps_its_log_and_its_exit_status(tmp_path: Path) -> None:
     assert "tool: error: bad thing" in done.stdout
 
 
-def test_a_row_that_names_a_selection_waits_for_its_list(tmp_path: Path) -> None:
-    """Of the two plans one is calibrated with chosen images, the other goes to the emulator."""
+def planned(experiment: str, *argv: str) -> str:
+    """What a run from nothing would do, with the commands, as `--dry-run` says it."""
     name = "test-dry"
-    line = [sys.executable, str(REPO / "experiments" / "run.py"), "exp_02_ptq", "--name", name, "--dry-run"]
-    line += ["--base", "none", "--plans", "w8a8.minmax,w8a8.minmax.cover.8"]
+    line = [sys.executable, str(REPO / "experiments" / "run.py"), experiment, "--name", name, "--dry-run"]
     try:
-        done = subprocess.run(line, capture_output=True, text=True)
+        return subprocess.run([*line, "--base", "none", *argv], capture_output=True, text=True).stdout
     finally:
-        shutil.rmtree(REPO / "runs" / "exp_02_ptq" / name, ignore_errors=True)
-    counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, flags=re.MULTILINE))
+        shutil.rmtree(REPO / "runs" / experiment / name, ignore_errors=True)
+
+
+def test_a_row_that_names_a_selection_waits_for_its_list() -> None:
+    """Of the two plans one is calibrated with chosen images, the other goes to the emulator."""
+    told = planned("exp_02_ptq", "--plans", "w8a8.minmax,w8a8.minmax.cover.8")
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", told, flags=re.MULTILINE))
     assert {key: counts[key] for key in ("select", "ptq", "evaluate_ort", "evaluate_emulator")} == {
         "select": "1",
         "ptq": "2",
         "evaluate_ort": "3",
         "evaluate_emulator": "1",
     }
+
+
+@pytest.mark.parametrize("experiment", ["exp_04_sensitivity", "exp_05_mixed_precision"])
+def test_options_of_the_task_reach_every_command_that_builds_it(experiment: str) -> None:
+    told = planned(
+        experiment, "model=efficientvit_seg_b1", "task=semantic", "options=attention=split,equalize=12"
+    )
+    commands = [line for line in told.splitlines() if re.search(r"hexpath-quant \w+ .*--task semantic", line)]
+    assert len(commands) >= 4
+    assert [line for line in commands if "--option attention=split --option equalize=12" not in line] == []
