@@ -26,7 +26,7 @@ import matrix
 
 REPO = Path(__file__).resolve().parent.parent
 SAMPLES = 6  # images that the report shows
-MAIN = ("map", "miou")  # what a network is judged by
+MAIN = ("map", "mask_map", "miou")  # what a network is judged by
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TOOLS = ("torch", "ultralytics", "aimet-torch", "onnx", "onnxruntime", "onnxruntime-qnn", "snakemake")
 

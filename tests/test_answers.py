@@ -106,6 +106,14 @@ def test_the_masks_answer_tells_what_each_branch_wins_and_costs() -> None:
     assert bound.endswith("masks +5.0, boxes +1.0, at 2.5 times the estimated latency.")
 
 
+def named(found: dict[str, Any], **names: str) -> dict[str, Any]:
+    """The same with other keys, at any depth."""
+    return {
+        names.get(key, key): named(value, **names) if isinstance(value, dict) else value
+        for key, value in found.items()
+    }
+
+
 def front_rows(**figures: tuple[float, float]) -> list[dict[str, Any]]:
     """Rows of (mAP, ms); front points with what the planner foretold: 0.5 points less loss, 2% less time."""
     rows = []
@@ -124,9 +132,10 @@ def front_rows(**figures: tuple[float, float]) -> list[dict[str, Any]]:
     return rows
 
 
-def told_of(**others: tuple[float, float]) -> list[str]:
+def told_of(metric: str = "map", **others: tuple[float, float]) -> list[str]:
     front = {"front_1": (0.55, 0.48), "front_2": (0.684, 0.58), "front_3": (0.684, 0.58)}
     rows = front_rows(fp32=(0.685, 9.0), **front, **others)
+    rows = [named(row, map=metric, simulation_map=f"simulation_{metric}") for row in rows]
     return list(load("exp_05_mixed_precision/answer.py").answer({"results": rows})["answer"])
 
 
@@ -142,6 +151,11 @@ def test_a_front_that_nothing_dominates_says_so(tmp_path: Path, monkeypatch: pyt
     assert "front-1 13.00 ± 0.20, lost 13.20; front-2 -0.40 ± 0.20, lost 0.20" in loss
     assert "1 of 2 within two standard errors" in loss
     assert loss.endswith("The file's loss differs from its simulation's by 0.30 at most.")
+    planned = {"float": 0.687, "points": points, "metric": "miou"}
+    (tmp_path / "planning/plans/front.json").write_text(json.dumps(planned))
+    best, *_, loss = told_of(metric="miou")
+    assert best.startswith("front-2 (head.decode.boxes w8a16) scores 68.4 mIoU of FP32's 68.5")
+    assert "1 of 2 within two standard errors" in loss
     points[0]["regions"]["stem"] = "w8a16"
     (tmp_path / "planning/plans/front.json").write_text(json.dumps({"float": 0.687, "points": points}))
     best, *_ = told_of()

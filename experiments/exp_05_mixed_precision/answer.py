@@ -14,19 +14,22 @@ OTHERS = {
     "flat": "the flat 10% flip",
     "amp": "AIMET's automatic mixed precision",
 }
+METRICS = {"map": "mAP50-95", "mask_map": "mask mAP50-95", "miou": "mIoU"}
 SAME_POINTS = 0.05  # differences below it are no difference
 SAME_TIME = 1.005  # two compiles of one plan differ by less
 
 
 def answer(results: Mapping[str, Any]) -> dict[str, Any]:
     """The sentences, most important first; a plan that was not run is not spoken of."""
+    metric = read("planning/plans/front.json").get("metric", "map")  # that the planner held to
     rows = {row["id"]: row for row in results["results"] if row.get("evaluated_on") == "ort"}
+    rows = {name: row | {"points": 100 * float(row["metrics"][metric])} for name, row in rows.items()}
     front = front_of(rows)
     sentences = [
-        best(rows, front),
+        best(rows, front, metric=metric),
         dominance(rows, front, noise=noise_of(front)),
         latency_error(front),
-        loss_error(rows, front),
+        loss_error(rows, front, metric=metric),
         effort(),
         qat(rows),
     ]
@@ -51,14 +54,14 @@ def noise_of(front: list[Row]) -> float:
 
 
 def points(row: Row) -> float:
-    return 100 * float(row["metrics"]["map"])
+    return float(row["points"])
 
 
 def ms(row: Row) -> float:
     return float(row["latency"]["value_ms"])
 
 
-def best(rows: Mapping[str, Row], front: list[Row]) -> str:
+def best(rows: Mapping[str, Row], front: list[Row], *, metric: str) -> str:
     """The fastest point of the front within half a point of the most accurate one."""
     if not front or "fp32" not in rows:
         return ""
@@ -69,8 +72,8 @@ def best(rows: Mapping[str, Row], front: list[Row]) -> str:
         f"{words} {points(rows[i]):.1f} at {ms(rows[i]):.2f} ms" for i, words in OTHERS.items() if i in rows
     ]
     return (
-        f"{chosen['id']} ({what or 'w8a8 everywhere'}) scores {points(chosen):.1f} mAP50-95 of FP32's "
-        f"{points(rows['fp32']):.1f} at an estimated {ms(chosen):.2f} ms"
+        f"{chosen['id']} ({what or 'w8a8 everywhere'}) scores {points(chosen):.1f} {METRICS[metric]} of "
+        f"FP32's {points(rows['fp32']):.1f} at an estimated {ms(chosen):.2f} ms"
         + (f"; {', '.join(told)}" if told else "")
         + "."
     )
@@ -121,14 +124,15 @@ def latency_error(front: list[Row]) -> str:
     )
 
 
-def loss_error(rows: Mapping[str, Row], front: list[Row]) -> str:
+def loss_error(rows: Mapping[str, Row], front: list[Row], *, metric: str) -> str:
     """Predicted loss, with the error stated for it, against the simulation's; and the file's beside it.
 
     The prediction is of the simulation, which the planner measured. The file is scored by another package,
     whose figures of one network differ a little.
     """
     score = read("planning/plans/front.json").get("float")
-    told = [row for row in front if {"predicted_drop", "simulation_map"} <= row.get("params", {}).keys()]
+    known = f"simulation_{metric}"
+    told = [row for row in front if {"predicted_drop", known} <= row.get("params", {}).keys()]
     if "fp32" not in rows or score is None or not told:
         return ""
     listed, held, apart = [], 0, []
@@ -136,7 +140,7 @@ def loss_error(rows: Mapping[str, Row], front: list[Row]) -> str:
         expected, error, simulated = (
             100 * row["params"]["predicted_drop"],
             100 * row["params"]["predicted_error"],
-            100 * (score - row["params"]["simulation_map"]),
+            100 * (score - row["params"][known]),
         )
         listed.append(f"{row['id']} {expected:.2f} ± {error:.2f}, lost {simulated:.2f}")
         held += abs(expected - simulated) <= 2 * error
