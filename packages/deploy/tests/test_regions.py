@@ -145,6 +145,23 @@ def test_borders_have_one_convert_a_tensor(network: Network, regions: dict[str, 
     assert types["UINT8"] == 7, "images, s0, its gate, s1, b3 converted, boxes, scores"
 
 
+def test_a_16_bit_product_gets_its_second_operand_as_int16(tmp_path: Path) -> None:
+    """As an export hands it over; from uint16 the compiler would take it at 8 bits, and cost it so."""
+    file = toy.save_product(tmp_path)
+    network = read_network(onnx.load(file))
+    plan = {"stem": "w8a16", "product": "w8a16"}
+    model = rewrite(network, regions=read_regions(network), plan=plan)
+    onnx.checker.check_model(model, full_check=True)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    product = next(node for node in model.graph.node if node.op_type == "MatMul")
+    kinds = [constants[makers[name].input[2]].dtype for name in product.input]
+    assert kinds == [np.uint16, np.int16]
+    assert sqnr_db(run(model)["product"], run(onnx.load(tmp_path / "float.onnx"))["product"]) > 35
+    eight = rewrite(network, regions=read_regions(network), plan={"stem": "w8a16"})
+    assert "INT16" not in stored_types(eight)
+
+
 def test_bias_scale_is_input_times_weight(network: Network, regions: dict[str, str]) -> None:
     model = rewrite(network, regions=regions, plan={"net.body": "w4a16", "head.boxes": "w4a8"})
     makers = {name: node for node in model.graph.node for name in node.output}

@@ -99,6 +99,24 @@ def save(folder: Path, *, regions: dict[str, list[str]] | None = None) -> Path:
     return quantize(folder, regions=regions)
 
 
+def save_product(folder: Path) -> Path:
+    """Write a w8a8 network that multiplies what a convolution makes with itself."""
+    node, weights = conv("net.stem", "images", "made", into=3, out=WIDTH, stride=2)
+    product = helper.make_node("MatMul", ["made", "made"], ["product"], name="net.product")
+    shape = [1, WIDTH, SIZE // 2, SIZE // 2]
+    graph = helper.make_graph(
+        [node, product],
+        "product",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("product", TensorProto.FLOAT, shape)],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, folder / "float.onnx")
+    return quantize(folder, regions={"stem": ["net.stem"], "product": ["net.product"]})
+
+
 def quantize(folder: Path, *, regions: dict[str, list[str]] | None) -> Path:
     """Write w8a8.onnx of float.onnx."""
     path = folder / "w8a8.onnx"

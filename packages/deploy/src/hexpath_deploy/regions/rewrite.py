@@ -121,6 +121,8 @@ def write_operator(writer: Writer, operator: Operator) -> None:
     names = [write_input(writer, operator, i, precision) for i in range(len(operator.inputs))]
     if operator.node.op_type == "Sigmoid" and fuses_wrongly(writer, operator):
         names[0] = nudge(writer, operator, names[0])
+    if operator.node.op_type == "MatMul" and precision.activation_bits == 16:
+        names[1] = signed(writer, operator, names[1])
     node.ClearField("input")
     node.input.extend(names)
     writer.nodes.append(node)
@@ -244,6 +246,20 @@ def nudge(writer: Writer, operator: Operator, name: str) -> str:
     scale = at_bits(writer.network.scales[source.tensor], 16)
     nudged = Scale(scale=scale.scale * NUDGE, zero_point=scale.zero_point)
     return writer.pair(name, name=f"{operator.name}_nudged", scale=nudged)
+
+
+def signed(writer: Writer, operator: Operator, name: str) -> str:
+    """Hand a 16-bit product its second activation as int16, as exports do: uint16 is taken at 8 bits."""
+    source = operator.inputs[1]
+    if not isinstance(source, Quantized):
+        return name
+    scale = at_bits(writer.network.scales[source.tensor], 16)
+    zero = int(scale.zero_point)
+    if scale.zero_point.dtype != np.uint16:
+        return name
+    reach = max(zero, 65535 - zero) / 32767
+    symmetric = Scale(scale=scale.scale * reach, zero_point=np.asarray(0, np.int16))
+    return writer.pair(name, name=f"{operator.name}_signed", scale=symmetric)
 
 
 def write_outputs(writer: Writer) -> dict[str, str]:
