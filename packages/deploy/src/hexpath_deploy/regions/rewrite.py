@@ -254,10 +254,9 @@ def signed(writer: Writer, operator: Operator, name: str) -> str:
     if not isinstance(source, Quantized):
         return name
     scale = at_bits(writer.network.scales[source.tensor], 16)
-    zero = int(scale.zero_point)
     if scale.zero_point.dtype != np.uint16:
         return name
-    reach = max(zero, 65535 - zero) / 32767
+    reach = max(int(scale.zero_point), 65535 - int(scale.zero_point)) / 32767
     symmetric = Scale(scale=scale.scale * reach, zero_point=np.asarray(0, np.int16))
     return writer.pair(name, name=f"{operator.name}_signed", scale=symmetric)
 
