@@ -46,8 +46,12 @@ def environment(session: nox.Session, name: str, *installs: list[str], watch: li
     if not stamp.exists() or stamp.read_text() != state:
         tool = uv(session)
         session.run(tool, "venv", "--quiet", "--clear", "--python", sys.executable, str(home))
+        # Where Python may not cache bytecode, every process would compile all that it imports.
+        once = ["--compile-bytecode"] if sys.dont_write_bytecode else []
         for install in installs:
-            session.run(tool, "pip", "install", "--quiet", "--python", str(home / "bin" / "python"), *install)
+            session.run(
+                tool, "pip", "install", "--quiet", *once, "--python", str(home / "bin" / "python"), *install
+            )
         stamp.write_text(state)
     return home / "bin"
 

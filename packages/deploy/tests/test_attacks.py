@@ -510,3 +510,25 @@ def test_the_graph_without_its_quantizers_computes_the_float_model(made: Made) -
     stored = next(name for name in ranges if name.startswith("scores_8"))
     assert stored in quantized
     assert ranges[stored] == pytest.approx((floats["scores_8"].min(), floats["scores_8"].max()), abs=0.5)
+
+
+def test_a_relu_that_only_the_quantizer_is_left_of_is_no_wrong_scale() -> None:
+    """A range that begins at 0 cuts off -300: it fits, and what comes behind it is not -300 either."""
+    pairs = [
+        text
+        for at in ("x", "cut", "y")
+        for text in (
+            f"{at}_q = QuantizeLinear({at}, {at}_scale, {at}_zero)",
+            f"{at}_dq = DequantizeLinear({at}_q, {at}_scale, {at}_zero)",
+        )
+    ]
+    pairs.insert(2, "cut = Identity(x_dq)")
+    pairs.insert(5, "y = Identity(cut_dq)")
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 21]> g (float[1, 2] x) => (float[1, 2] y_dq) '
+        "<float x_scale = {4}, float cut_scale = {0.1}, float y_scale = {0.1}, "
+        "uint8 x_zero = {100}, uint8 cut_zero = {0}, uint8 y_zero = {0}> { " + " ".join(pairs) + " }"
+    )
+    assert explain_encodings(proto, [{"x": np.array([[-300, 20]], np.float32)}]) == ""
+    wrong = explain_encodings(proto, [{"x": np.array([[-300, 200]], np.float32)}])
+    assert "it holds 0 to 25.5, its values reach from 0 to 200" in wrong

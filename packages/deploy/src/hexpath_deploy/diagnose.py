@@ -162,9 +162,10 @@ def explain_encodings(proto: onnx.ModelProto, examples: Sequence[Inputs]) -> str
 def misfits(proto: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]]) -> Iterator[tuple[float, str]]:
     """Yield (how bad, in words) for each activation whose encoding does not fit its values."""
     for each in Graph(proto).encoded.values():
-        if each.node.op_type != "QuantizeLinear" or each.node.input[0] not in ranges or each.scale.size != 1:
+        reached = ranges.get(each.node.output[0]) or ranges.get(each.node.input[0])
+        if each.node.op_type != "QuantizeLinear" or reached is None or each.scale.size != 1:
             continue
-        low, high = ranges[each.node.input[0]]
+        low, high = reached
         limits = np.iinfo(each.zero_point.dtype)
         scale, zero = float(each.scale.reshape(())), int(each.zero_point.reshape(()))
         least, most = (limits.min - zero) * scale, (limits.max - zero) * scale
@@ -177,7 +178,10 @@ def misfits(proto: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]]) -
 
 
 def float_ranges(proto: onnx.ModelProto, examples: Sequence[Inputs]) -> dict[str, tuple[float, float]]:
-    """Return lowest and highest value of every quantized activation when the graph runs in float."""
+    """Return lowest and highest value of every quantized activation when the graph runs in float.
+
+    By the tensor in front of the quantizer, or behind it where it cuts off what is negative.
+    """
     import onnxruntime as ort
 
     bare = bypassed(proto)
@@ -195,14 +199,22 @@ def float_ranges(proto: onnx.ModelProto, examples: Sequence[Inputs]) -> dict[str
 
 
 def bypassed(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph without its activations' Quantize and Dequantize nodes, each an output."""
+    """Return the graph without its activations' Quantize and Dequantize nodes, each an output.
+
+    A range that begins at 0 cuts off what is negative, and often is all that is left of a ReLU: a Relu takes
+    the place of such a node.
+    """
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
     graph = Graph(bare)
     source: dict[str, str] = {}
     for node in graph.nodes:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not graph.is_constant(node.input[0]):
-            source[node.output[0]] = source.get(node.input[0], node.input[0])
+            if node.op_type == "QuantizeLinear" and begins_at_zero(graph, node):
+                node.op_type = "Relu"
+                del node.input[1:], node.attribute[:]
+            else:
+                source[node.output[0]] = source.get(node.input[0], node.input[0])
     keep = [node for node in graph.nodes if not node.output or node.output[0] not in source]
     for node in keep:
         for place, name in enumerate(node.input):
@@ -216,6 +228,12 @@ def bypassed(proto: onnx.ModelProto) -> onnx.ModelProto:
     for name in watched:
         bare.graph.output.add(name=name).type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     return bare
+
+
+def begins_at_zero(graph: Graph, quantize: onnx.NodeProto) -> bool:
+    """Say whether a quantizer holds nothing below 0."""
+    each = graph.encoded.get(quantize.output[0])
+    return each is not None and bool((each.zero_point == np.iinfo(each.zero_point.dtype).min).all())
 
 
 # --- classes -----------------------------------------------------------------------------------------------

@@ -195,7 +195,8 @@ class SemanticTask:
         """Return both."""
 
         def run(batch: Tensor) -> tuple[Tensor, ...]:
-            return tuple(output.float().cpu() for output in forward(batch.to(self.device)))
+            images = batch.to(self.device, memory_format=torch.channels_last)
+            return tuple(output.float().cpu() for output in forward(images))
 
         return score(run, self._validation(images or self._limit), names=self.card.names)
 

@@ -87,6 +87,7 @@ class SemanticModule(lightning.LightningModule):
         work: Path,
     ) -> None:
         super().__init__()
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network, self.config, self.card, self.work = network, config, card, work
         self._task, self._weights = task, weights
         self.average = Average(network, decay=config.ema)
@@ -140,7 +141,7 @@ class SemanticModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, in float32."""
         images, masks = batch
-        logits = self.network(images)[0]
+        logits = self.network(images.contiguous(memory_format=torch.channels_last))[0]
         with torch.autocast(device_type=self.device.type, enabled=False):
             weights = None if self._weights is None else self._weights.to(self.device)
             loss = LOSSES[self.config.loss](logits.float(), masks, weights)
