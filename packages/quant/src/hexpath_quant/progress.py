@@ -14,17 +14,22 @@ def say(text: str) -> None:
 
 
 class Ticker:
-    """Says how far a loop is: every 10 s in a log, every second on a terminal."""
+    """Says how far a loop is: every 10 s in a log, every second on a terminal.
+
+    The time left is extrapolated from behind the first step, which often waits for workers to start.
+    """
 
     def __init__(self, *, total: int, label: str) -> None:
         self.total, self.label = total, label
-        self.start = self.last = time.monotonic()
+        self.last = time.monotonic()
+        self.first: tuple[int, float] | None = None  # steps done, and when
         self.every = 1.0 if sys.stderr.isatty() else EVERY_SECONDS
 
     def tick(self, done: int, *, note: str = "") -> None:
         """Report that ``done`` steps are done, if it is time to."""
         now = time.monotonic()
+        begun, since = self.first = self.first or (done, now)
         if now - self.last >= self.every and done < self.total:
             self.last = now
-            left = (now - self.start) / max(done, 1) * (self.total - done)
-            say(f"{self.label}: {done}/{self.total}, {left:.0f} s left{note and ', ' + note}")
+            told = [f"{(now - since) / (done - begun) * (self.total - done):.0f} s left"] if done > begun else []
+            say(f"{self.label}: " + ", ".join([f"{done}/{self.total}", *told, *([note] if note else [])]))
