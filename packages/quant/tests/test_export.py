@@ -15,7 +15,7 @@ from hexpath_quant import agreement, qdq
 from hexpath_quant.errors import AgreementError, CalibrationError, ExportError, WeightsError
 from hexpath_quant.export import export
 from hexpath_quant.plans import parse_plan
-from hexpath_quant.sim import calibrate, input_quantizers
+from hexpath_quant.sim import calibrate, input_quantizers, quantizers
 
 
 def write(sim, out, plan="w8a8", outputs=("boxes", "scores")):
@@ -111,6 +111,41 @@ def test_tampered_activation_scale_is_caught(make_sim, tmp_path):
     recorded = dict(np.load(tmp_path / "q" / "recorded.npz"))
     with pytest.raises(AgreementError, match=r"output 'boxes' of model.onnx agrees .* to -?[\d.]+ dB only"):
         agreement.check_agreement(tmp_path / "q" / "model.onnx", recorded=recorded)
+
+
+@pytest.mark.parametrize(
+    ("file_db", "float_db", "wanted"), [(15, None, 20), (15, 30, 20), (15, 12, None), (8, 5, 10)]
+)
+def test_a_file_may_differ_as_much_as_quantization_does(make_sim, tmp_path, file_db, float_db, wanted):
+    """Where 8 bits leave 12 dB, roundings that fall the other way leave no 20."""
+    write(make_sim(), tmp_path / "q")
+    path, recorded = tmp_path / "q" / "model.onnx", dict(np.load(tmp_path / "q" / "recorded.npz"))
+
+    def at(decibels):
+        generator = np.random.default_rng(0)
+        noise = {k: generator.standard_normal(v.shape).astype(np.float32) for k, v in recorded.items()}
+        scale = {k: np.sqrt((v**2).sum() / (noise[k] ** 2).sum()) for k, v in recorded.items()}
+        return {
+            k: v if k == "images" else v + noise[k] * scale[k] * np.float32(10 ** (-decibels / 20))
+            for k, v in recorded.items()
+        }
+
+    unrounded = None if float_db is None else at(float_db) | {"images": recorded["images"]}
+    simulated = at(file_db)
+    if unrounded is not None:  # at float_db from what is held against the file, not from the file
+        unrounded = {k: v + simulated[k] - recorded[k] for k, v in unrounded.items()}
+    if wanted is None:
+        assert min(agreement.check_agreement(path, recorded=simulated, unrounded=unrounded).values()) > 14
+        return
+    with pytest.raises(AgreementError, match=f"dB only, at least {wanted} dB is wanted"):
+        agreement.check_agreement(path, recorded=simulated, unrounded=unrounded)
+
+
+def test_the_simulation_keeps_its_quantizers_through_an_export(make_sim, tmp_path):
+    sim = make_sim()
+    before = {name: float(quantizer.get_max().max()) for name, quantizer in quantizers(sim.model)}
+    write(sim, tmp_path / "q")
+    assert {name: float(quantizer.get_max().max()) for name, quantizer in quantizers(sim.model)} == before
 
 
 def test_agreement_needs_something_to_compare(make_sim, tmp_path):

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from hexpath_quant.errors import AgreementError
 
 # Single roundings that fall the other way add up: 27 dB were seen in a sound export (YOLO11n at w8a8, boxes
-# decoded in the graph), 33 dB and more at its raw heads.
-MIN_SQNR_DB = 20.0
+# decoded in the graph), 33 dB and more at its raw heads. In a network that 8 bits do not suit they add up to all that
+# quantization does to it: 19.3 dB in a DDRNet whose simulation is 15.0 dB from float. Exchanged or wrongly scaled
+# tensors fall below 10.
+MIN_SQNR_DB, LEAST_SQNR_DB = 20.0, 10.0
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -40,16 +42,20 @@ def run_onnx(path: Path, *, images: NDArray[np.float32]) -> dict[str, NDArray[np
     return {name: np.concatenate([row[index] for row in rows]) for index, name in enumerate(names)}
 
 
-def check_agreement(path: Path, *, recorded: Arrays, minimum_db: float = MIN_SQNR_DB) -> dict[str, float]:
+def check_agreement(
+    path: Path, *, recorded: Arrays, unrounded: Arrays | None = None, minimum_db: float = MIN_SQNR_DB
+) -> dict[str, float]:
     """Return the SQNR in dB of each output of the file against the recorded simulation.
 
     Args:
         path: ONNX file.
         recorded: ``images`` and one array per output, as in recorded.npz.
+        unrounded: the same of the simulated network without its quantizers. Where these differ by more than
+            ``minimum_db`` allows, the file may differ from the simulation as much as they do, to LEAST_SQNR_DB.
         minimum_db: least SQNR; see MIN_SQNR_DB.
 
     Raises:
-        AgreementError: an output is below ``minimum_db`` or missing.
+        AgreementError: an output is below its limit or missing.
     """
     found = run_onnx(path, images=recorded["images"])
     names = [name for name in recorded if name != "images"]
@@ -60,9 +66,13 @@ def check_agreement(path: Path, *, recorded: Arrays, minimum_db: float = MIN_SQN
         if name not in found:
             raise AgreementError(f"{path.name} has no output '{name}' (it has {', '.join(found)})")
         figures[name] = sqnr_db(reference=recorded[name], found=found[name])
-        if not figures[name] >= minimum_db:
+        limit = minimum_db
+        if unrounded is not None:
+            quantization = sqnr_db(reference=unrounded[name], found=recorded[name])
+            limit = min(limit, max(quantization, LEAST_SQNR_DB))
+        if not figures[name] >= limit:
             raise AgreementError(
                 f"output '{name}' of {path.name} agrees with the simulation to {figures[name]:.1f} dB only,"
-                f" at least {minimum_db:.0f} dB is wanted; the export changed the numerics"
+                f" at least {limit:.0f} dB is wanted; the export changed the numerics"
             )
     return figures

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import torch
 from aimet_torch.quantsim import QuantizationSimModel
+from aimet_torch.utils import disable_all_quantizers
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -92,6 +93,8 @@ def export(
         with derived_biases(sim.model):
             write_qdq(sim, path=path, example=example, input_names=input_names, output_names=output_names)
             recorded = record(sim, samples=samples, output_names=output_names)
+        with disable_all_quantizers(sim.model):
+            unrounded = record(sim, samples=samples, output_names=output_names)
         apply_workarounds(path)
         floats = float_nodes(sim.model.graph)
         model = check_graph(
@@ -106,7 +109,7 @@ def export(
             sim, path=folder / "model.encodings", example=example, names=(input_names, output_names)
         )
         np.savez_compressed(folder / "recorded.npz", **recorded)  # type: ignore[arg-type]
-        figures = check_agreement(path, recorded=recorded)
+        figures = check_agreement(path, recorded=recorded, unrounded=unrounded)
         for name, data in (extra_files or {}).items():
             (folder / name).write_bytes(data)
         text = {"schema": 1, "plan": plan.name, "method": method, **card, "sqnr_db": _rounded(figures)}
