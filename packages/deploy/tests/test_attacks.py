@@ -529,6 +529,9 @@ def test_a_relu_that_only_the_quantizer_is_left_of_is_no_wrong_scale() -> None:
         "<float x_scale = {4}, float cut_scale = {0.1}, float y_scale = {0.1}, "
         "uint8 x_zero = {100}, uint8 cut_zero = {0}, uint8 y_zero = {0}> { " + " ".join(pairs) + " }"
     )
-    assert explain_encodings(proto, [{"x": np.array([[-300, 20]], np.float32)}]) == ""
+    loud, quiet = ({"x": np.array([values], np.float32)} for values in ([-300, 20], [-3, 1]))
+    assert explain_encodings(proto, [loud]) == ""
+    assert explain_encodings(proto, [quiet, quiet, loud]) == ""
+    assert "far too coarse" in explain_encodings(proto, [quiet, quiet])
     wrong = explain_encodings(proto, [{"x": np.array([[-300, 200]], np.float32)}])
     assert "it holds 0 to 25.5, its values reach from 0 to 200" in wrong

@@ -303,8 +303,9 @@ def explain(pair: str, row: Mapping[str, Any], path: Path) -> str:
     one, other = PAIRS[pair]
     figure = row.get("problem") or f"{row['sqnr_db']:.1f} dB SQNR, {row['min_sqnr_db']:.1f} needed"
     hint = (
-        "an operator is computed differently on the NPU"
+        "an operator is computed differently on the NPU, or the network amplifies single roundings"
         if pair == "artifact"
-        else "the export changed an encoding, or the outputs are in another order than recorded"
+        else "the export changed an encoding, the outputs are in another order than recorded, or the network "
+        "amplifies single roundings"
     )
     return f"output '{row['name']}' of {path}: {one} against {other}: {figure} ({hint})"

@@ -154,7 +154,7 @@ def explain_encodings(proto: onnx.ModelProto, examples: Sequence[Inputs]) -> str
     that reach
     each of these nodes are held against what its encoding can hold.
     """
-    ranges = float_ranges(proto, examples[:2])
+    ranges = float_ranges(proto, examples)
     found = [(ratio, text) for ratio, text in misfits(proto, ranges) if text]
     return max(found)[1] if found else ""
 
