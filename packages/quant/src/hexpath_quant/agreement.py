@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from hexpath_quant.errors import AgreementError
 
 # Single roundings that fall the other way add up: 27 dB were seen in a sound export (YOLO11n at w8a8, boxes
-# decoded in the graph), 33 dB and more at its raw heads. In a network that 8 bits do not suit they add up to all that
-# quantization does to it: 19.3 dB in a DDRNet whose simulation is 15.0 dB from float. Exchanged or wrongly scaled
-# tensors fall below 10.
+# decoded in the graph), 33 dB and more at its raw heads. In a network that 8 bits do not suit they add up to
+# all that quantization does to it: 19.3 dB in a DDRNet whose simulation is 15.0 dB from float. Exchanged or
+# wrongly scaled tensors fall below 10.
 MIN_SQNR_DB, LEAST_SQNR_DB = 20.0, 10.0
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -51,7 +51,7 @@ def check_agreement(
         path: ONNX file.
         recorded: ``images`` and one array per output, as in recorded.npz.
         unrounded: the same of the simulated network without its quantizers. Where these differ by more than
-            ``minimum_db`` allows, the file may differ from the simulation as much as they do, to LEAST_SQNR_DB.
+            ``minimum_db`` allows, the file may differ from the simulation as much, to LEAST_SQNR_DB.
         minimum_db: least SQNR; see MIN_SQNR_DB.
 
     Raises:

@@ -31,5 +31,6 @@ class Ticker:
         begun, since = self.first = self.first or (done, now)
         if now - self.last >= self.every and done < self.total:
             self.last = now
-            told = [f"{(now - since) / (done - begun) * (self.total - done):.0f} s left"] if done > begun else []
-            say(f"{self.label}: " + ", ".join([f"{done}/{self.total}", *told, *([note] if note else [])]))
+            pace = (now - since) / (done - begun) if done > begun else None
+            left = "" if pace is None else f", {pace * (self.total - done):.0f} s left"
+            say(f"{self.label}: {done}/{self.total}{left}{note and ', ' + note}")
