@@ -59,6 +59,26 @@ def test_windows_of_the_deployed_size(run: Any, masks: Path, tmp_path: Path) -> 
     assert task.samples(1).shape[-2:] == (96, 128)
 
 
+@pytest.mark.parametrize("deploy", ["96x128", "64"])
+def test_statistics_are_those_of_whole_images(run: Any, masks: Path, tmp_path: Path, deploy: str) -> None:
+    """Of windows, where whole images are no larger; behind the first convolution both can be computed."""
+    result = run(*arguments(masks, tmp_path, epochs=1, deploy=deploy), "--no-bfloat16")
+    assert result.code == 0, result.err
+    checkpoint = tmp_path / "out" / "model.safetensors"
+    network, _ = load_semantic(checkpoint)
+    net: Any = network.net
+    with torch.no_grad():
+        found = torch.stack(
+            [
+                net.conv1[0](network.normalize(images)).mean((0, 2, 3))
+                for images in semantic(checkpoint=checkpoint, data=masks).calibration(24)
+                if len(images) > 1
+            ]
+        ).mean(0)
+    whole = torch.allclose(net.conv1[1].running_mean, found, atol=1e-4)
+    assert whole == (deploy == "96x128")
+
+
 def test_killed_training_goes_on_as_if_it_had_not_been(run: Any, masks: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(*arguments(masks, whole, epochs=4), "--no-bfloat16").code == 0

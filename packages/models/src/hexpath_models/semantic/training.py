@@ -15,6 +15,7 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import ModelError, TrainingError
@@ -28,6 +29,7 @@ from .task import Batch, SemanticTask
 POLY_POWER = 0.9
 FINAL_RATE = 0.01  # of the peak, at the end of the cosine
 EMA_RAMP = 200.0  # steps; the average follows the network closely at first
+STATISTICS = 24  # whole training images from which batch norms are measured before a validation
 
 
 def rate_factor(step: float, *, steps: int, warmup: float, schedule: str) -> float:
@@ -71,6 +73,17 @@ class Average:
                     own.lerp_(new.to(own.dtype), 1 - decay)
                 else:
                     own.copy_(new)
+
+
+def measure_statistics(network: nn.Module, task: SemanticTask) -> None:
+    """Measure the batch norms' means and variances on whole images, as the network will see them.
+
+    Those of windows do not fit where a layer looks further than a window: DDRNet's pyramid divides by all of
+    its 17x17 pool, padding included, so that whole images leave it ten times larger than windows did. As in
+    Touvron et al., "Fixing the train-test resolution discrepancy", arXiv:1906.06423.
+    """
+    whole = (images.contiguous(memory_format=torch.channels_last) for images in task.calibration(STATISTICS))
+    update_bn((images for images in whole if len(images) > 1), network)
 
 
 class SemanticModule(lightning.LightningModule):
@@ -158,6 +171,8 @@ class SemanticModule(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Validate the average at deployment size, keep the best, write what a resume needs."""
+        if self._task.crop != self._task.size:
+            measure_statistics(self.average.network, self._task)
         score = self._task.score(self.average.network)
         row = {
             "epoch": float(self.epoch + 1),
