@@ -19,7 +19,7 @@ from hexpath_models.semantic.checkpoint import load_semantic, read_semantic_card
 from hexpath_models.semantic.config import SemanticConfig
 from hexpath_models.semantic.registry import build_semantic, find_semantic
 from hexpath_models.semantic.task import semantic
-from hexpath_models.semantic.training import Average, parameter_groups, rate_factor
+from hexpath_models.semantic.training import STATISTICS, Average, parameter_groups, rate_factor
 
 
 def arguments(data: Path, folder: Path, **changes: object) -> list[object]:
@@ -71,7 +71,7 @@ def test_statistics_are_those_of_whole_images(run: Any, masks: Path, tmp_path: P
         found = torch.stack(
             [
                 net.conv1[0](network.normalize(images)).mean((0, 2, 3))
-                for images in semantic(checkpoint=checkpoint, data=masks).calibration(24)
+                for images in semantic(checkpoint=checkpoint, data=masks).calibration(STATISTICS)
                 if len(images) > 1
             ]
         ).mean(0)
