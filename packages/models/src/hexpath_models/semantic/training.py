@@ -29,7 +29,7 @@ from .task import Batch, SemanticTask
 POLY_POWER = 0.9
 FINAL_RATE = 0.01  # of the peak, at the end of the cosine
 EMA_RAMP = 200.0  # steps; the average follows the network closely at first
-STATISTICS = 16  # whole training images from which batch norms are measured before a validation
+STATISTICS = 24  # whole training images from which batch norms are measured before a validation
 
 
 def rate_factor(step: float, *, steps: int, warmup: float, schedule: str) -> float:
