@@ -19,7 +19,13 @@ from hexpath_models.semantic.checkpoint import load_semantic, read_semantic_card
 from hexpath_models.semantic.config import SemanticConfig
 from hexpath_models.semantic.registry import build_semantic, find_semantic
 from hexpath_models.semantic.task import semantic
-from hexpath_models.semantic.training import STATISTICS, Average, parameter_groups, rate_factor
+from hexpath_models.semantic.training import (
+    STATISTICS,
+    Average,
+    measure_statistics,
+    parameter_groups,
+    rate_factor,
+)
 
 
 def arguments(data: Path, folder: Path, **changes: object) -> list[object]:
@@ -59,24 +65,31 @@ def test_windows_of_the_deployed_size(run: Any, masks: Path, tmp_path: Path) -> 
     assert task.samples(1).shape[-2:] == (96, 128)
 
 
+def first_means(network: Any, task: Any) -> torch.Tensor:
+    """Of each channel behind the first convolution, over whole images."""
+    batches = [images for images in task.calibration(STATISTICS) if len(images) > 1]
+    with torch.no_grad():
+        means = [network.net.conv1[0](network.normalize(images)).mean((0, 2, 3)) for images in batches]
+    return torch.stack(means).mean(0)
+
+
 @pytest.mark.parametrize("deploy", ["96x128", "64"])
-def test_statistics_are_those_of_whole_images(run: Any, masks: Path, tmp_path: Path, deploy: str) -> None:
-    """Of windows, where whole images are no larger; behind the first convolution both can be computed."""
+def test_batch_norms_of_windows_or_of_whole_images(
+    run: Any, masks: Path, tmp_path: Path, deploy: str
+) -> None:
+    """Whichever score more; where windows are whole images there is nothing to choose."""
     result = run(*arguments(masks, tmp_path, epochs=1, deploy=deploy), "--no-bfloat16")
     assert result.code == 0, result.err
-    checkpoint = tmp_path / "out" / "model.safetensors"
-    network, _ = load_semantic(checkpoint)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    scores, checkpoint = metrics["miou_by_statistics"], tmp_path / "out" / "model.safetensors"
+    assert list(scores) == ["windows", "whole images"][: 1 + (deploy == "96x128")]
+    assert metrics["miou"] == scores[metrics["statistics"]] == max(scores.values())
+    task, (network, _) = semantic(checkpoint=checkpoint, data=masks), load_semantic(checkpoint)
     net: Any = network.net
-    with torch.no_grad():
-        found = torch.stack(
-            [
-                net.conv1[0](network.normalize(images)).mean((0, 2, 3))
-                for images in semantic(checkpoint=checkpoint, data=masks).calibration(STATISTICS)
-                if len(images) > 1
-            ]
-        ).mean(0)
-    whole = torch.allclose(net.conv1[1].running_mean, found, atol=1e-4)
-    assert whole == (deploy == "96x128")
+    found = torch.allclose(net.conv1[1].running_mean, first_means(network, task), atol=1e-4)
+    assert found == (metrics["statistics"] == "whole images")
+    measure_statistics(network, task)
+    torch.testing.assert_close(net.conv1[1].running_mean, first_means(network, task), atol=1e-4, rtol=0)
 
 
 def test_killed_training_goes_on_as_if_it_had_not_been(run: Any, masks: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from .task import Batch, SemanticTask
 POLY_POWER = 0.9
 FINAL_RATE = 0.01  # of the peak, at the end of the cosine
 EMA_RAMP = 200.0  # steps; the average follows the network closely at first
-STATISTICS = 24  # whole training images from which batch norms are measured before a validation
+STATISTICS = 24  # whole training images from which batch norms are measured
 
 
 def rate_factor(step: float, *, steps: int, warmup: float, schedule: str) -> float:
@@ -171,8 +171,6 @@ class SemanticModule(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Validate the average at deployment size, keep the best, write what a resume needs."""
-        if self._task.crop != self._task.size:
-            measure_statistics(self.average.network, self._task)
         score = self._task.score(self.average.network)
         row = {
             "epoch": float(self.epoch + 1),
