@@ -9,6 +9,7 @@ import pytest
 from made import Made, needs_toolchain, read
 
 from hexpath_deploy.cli import main
+from hexpath_deploy.errors import OptionError
 from hexpath_deploy.files import sha256_file
 from hexpath_deploy.hexagon.artifact import open_artifact
 from hexpath_deploy.hexagon.emulate import emulate, load_outputs
@@ -86,6 +87,27 @@ def test_agree(made: Made, compiled: Path, tmp_path: Path) -> None:
     assert record["verdict"] == "pass"
     assert {row["name"] for row in record["comparisons"]["artifact"]} == set(read_model(made.model).outputs)
     assert all(row["max_steps"] <= 1.01 for row in record["comparisons"]["artifact"])
+
+
+def test_agree_on_the_first_examples(made: Made, compiled: Path, tmp_path: Path) -> None:
+    """What comes behind them is not looked at, in either comparison."""
+    arrays = dict(np.load(made.recorded))
+    assert len(arrays["images"]) > 1
+    arrays["scores_8"][1:] = 7
+    np.savez(tmp_path / "recorded.npz", **arrays)
+    command = [
+        "agree",
+        str(made.model),
+        "--compiled",
+        str(compiled),
+        "--recorded",
+        str(tmp_path / "recorded.npz"),
+    ]
+    command += ["--out", str(tmp_path / "agree.json"), "--examples"]
+    assert main([*command, "1"]) == 0
+    assert read(tmp_path / "agree.json")["images"] == 1
+    assert main([*command, "2"]) == 80
+    assert main([*command, "0"]) == OptionError.exit_code
 
 
 def test_agree_names_a_swapped_output(

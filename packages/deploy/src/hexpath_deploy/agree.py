@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnx
 
 from hexpath_deploy.diagnose import diagnose, explain_encodings
-from hexpath_deploy.errors import AgreementError, StaleArtifactError
+from hexpath_deploy.errors import AgreementError, OptionError, StaleArtifactError
 from hexpath_deploy.files import sha256_file, write_json
 from hexpath_deploy.hexagon import toolchain
 from hexpath_deploy.hexagon.artifact import Artifact, open_artifact
@@ -54,22 +54,25 @@ def agree(
     recorded: Path,
     out: Path,
     min_sqnr_db: float | None = None,
+    limit: int | None = None,
     workers: int = 2,
     verdict_only: bool = False,
 ) -> dict[str, Any]:
-    """Compare, write the figures to `out`, and return them.
+    """Compare, write the figures to `out`, and return them; on the first `limit` examples, or all.
 
     Raises:
         AgreementError: an output of one comparison is beyond the tolerance; `out` is written all the same.
-        Not
-            with `verdict_only`.
+            Not with `verdict_only`.
         StaleArtifactError: the artifact or the recording belongs to another model.
+        OptionError: `limit` is below 1.
     """
+    if limit is not None and limit < 1:
+        raise OptionError(f"--examples {limit}: at least 1 is compared")
     began = time.monotonic()
     toolchain.require()
     model = read_model(path)
     artifact = open_artifact(compiled, model=model)
-    examples, simulated = read_recorded(recorded, model=model)
+    examples, simulated = read_recorded(recorded, model=model, limit=limit)
     reference = run_ort(model, examples)
     emulated = run_emulator(artifact, examples, workers=workers)
     judge = Judge.of(load_onnx(path), least=min_sqnr_db)
@@ -165,10 +168,13 @@ def verify_pair(model: Model) -> None:
     print(f"hexpath-deploy: warning: {bad[0]}", file=sys.stderr)
 
 
-def read_recorded(path: Path, *, model: Model) -> tuple[list[dict[str, Array]], dict[str, Floats]]:
+def read_recorded(
+    path: Path, *, model: Model, limit: int | None = None
+) -> tuple[list[dict[str, Array]], dict[str, Floats]]:
     """Read recorded.npz: an array for each input and output, examples joined along the first axis.
 
-    A network with one input may call it `images`. Returns the examples, and the outputs by name.
+    A network with one input may call it `images`. Returns the examples, the first `limit` or all, and their
+    outputs by name.
 
     Raises:
         StaleArtifactError: it is missing or unreadable, lacks an array, or its shapes are another model's.
@@ -193,7 +199,9 @@ def read_recorded(path: Path, *, model: Model) -> tuple[list[dict[str, Array]], 
         told = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
         raise StaleArtifactError(f"{path} holds examples of different number: {told}")
     examples = [dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True)]
-    return examples, {name: arrays[name].astype(np.float32) for name in model.outputs}
+    kept = examples[:limit]
+    outputs = {name: arrays[name].astype(np.float32) for name in model.outputs}
+    return kept, {name: rows[: len(rows) * len(kept) // len(examples)] for name, rows in outputs.items()}
 
 
 def split(array: Array, *, name: str, path: Path, model: Model) -> list[Array]:

@@ -26,6 +26,9 @@ def add_parser(subparsers: Any) -> None:
         metavar="X",
         help="lowest SQNR that passes (default: 20 for 8-bit outputs, 30 for 16-bit and float)",
     )
+    parser.add_argument(
+        "--examples", type=int, metavar="N", help="of those recorded, the first N (default: all)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="emulator processes (default 2)")
     parser.add_argument(
         "--verdict-only",
@@ -44,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         recorded=args.recorded,
         out=args.out,
         min_sqnr_db=args.min_sqnr_db,
+        limit=args.examples,
         workers=args.workers,
         verdict_only=args.verdict_only,
     )

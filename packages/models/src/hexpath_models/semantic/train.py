@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 import json
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -60,6 +59,7 @@ def train_semantic(config: SemanticConfig, *, data: Path, out: Path, work: Path)
     history = _run(config, card=card, network=network, dataset=dataset, work=work, bfloat16=bfloat16)
     return _write_result(
         config,
+        card=card,
         dataset=dataset,
         out=out,
         work=work,
@@ -161,22 +161,37 @@ def _task(
     )
 
 
-def _scored(
-    config: SemanticConfig, *, network: SemanticNetwork, card: SemanticCheckpoint, dataset: SemanticDataset
-) -> dict[str, tuple[SemanticNetwork, Score]]:
-    """Return the network and its score by what its batch norms were measured on: windows, whole images.
+class _Candidate(NamedTuple):
+    network: SemanticNetwork
+    score: Score
+    epoch: int
+
+
+def _candidates(
+    config: SemanticConfig,
+    *,
+    card: SemanticCheckpoint,
+    dataset: SemanticDataset,
+    work: Path,
+    history: list[dict[str, float]],
+) -> dict[str, _Candidate]:
+    """Return by name the best epoch, batch norms of windows, and the last, those of whole images.
 
     Neither is always better: DDRNet23-Slim gains 11 to 13 points of mIoU by whole images on generated terrain
-    (windows of 192x192 for 544x640), and loses 4 on CamVid (320x384).
+    (windows of 192x192 for 544x640), and loses 4 on CamVid (320x384). Where windows do not fit, their scores
+    do not tell the best epoch either.
     """
-    task = _task(config, network=network, card=card, dataset=dataset)
-    found = {"windows": (network, task.score(task.float_model()))}
-    if config.sizes[0] != config.sizes[1]:
-        measured = copy.deepcopy(network).to(task.device)
-        task = _task(config, network=measured, card=card, dataset=dataset)
-        measure_statistics(measured, task)
-        found["whole images"] = (measured, task.score(task.float_model()))
-        told = ", ".join(f"{name} {score.miou:.4f}" for name, (_, score) in found.items())
+    best, _ = load_semantic(work / "best.safetensors")
+    task = _task(config, network=best, card=card, dataset=dataset)
+    top = max(history, key=lambda row: (row["miou"], row["epoch"]))
+    found = {"windows": _Candidate(best, task.score(best.to(task.device)), int(top["epoch"]))}
+    state = read_state(work / "last.pt") if config.sizes[0] != config.sizes[1] else None
+    if state is not None:
+        last, _ = load_semantic(work / "best.safetensors")
+        last.load_state_dict(state["average"])
+        measure_statistics(last.to(task.device), task)
+        found["whole images"] = _Candidate(last, task.score(last), int(state["epoch"]))
+        told = ", ".join(f"{name} {item.score.miou:.4f} (epoch {item.epoch})" for name, item in found.items())
         say(f"miou with batch norms measured on {told}; the better ones are kept")
     return found
 
@@ -184,26 +199,25 @@ def _scored(
 def _write_result(
     config: SemanticConfig,
     *,
+    card: SemanticCheckpoint,
     dataset: SemanticDataset,
     out: Path,
     work: Path,
     history: list[dict[str, float]],
     more: dict[str, Any],
 ) -> dict[str, Any]:
-    best, card = load_semantic(work / "best.safetensors")
-    found = _scored(config, network=best, card=card, dataset=dataset)
-    kept = max(found, key=lambda name: found[name][1].miou)
-    network, result = found[kept]
-    top = max(history, key=lambda row: (row["miou"], row["epoch"]))
+    found = _candidates(config, card=card, dataset=dataset, work=work, history=history)
+    kept = max(found, key=lambda name: found[name].score.miou)
+    network, result, epoch = found[kept]
     metrics = {
         **result.metrics(),
         "validator": "hexpath",
         "per_class": result.per_class,
         "model": config.model,
         "epochs": len(history),
-        "best_epoch": int(top["epoch"]),
+        "best_epoch": epoch,
         "statistics": kept,
-        "miou_by_statistics": {name: score.miou for name, (_, score) in found.items()},
+        "miou_by_statistics": {name: item.score.miou for name, item in found.items()},
         "precision": more["precision"],
         "start": more["start"],
         "rates": dict(zip(("backbone", "head"), config.rates, strict=True)),
