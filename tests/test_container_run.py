@@ -28,7 +28,7 @@ SMALL = [
     *("--plans", "w8a8,w4a8-qat"),
 ]
 # What differs by nature: when, how long, where; an archive of arrays holds dates.
-MOVING = {"seconds", "model", "coco", "artifact", "source", "host_ms", "path", "files", "recorded_sha256"}
+MOVING = {"model", "coco", "artifact", "source", "host_ms", "path", "files", "recorded_sha256"}
 
 
 def execute(name: str, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -72,12 +72,17 @@ def files(folder: Path, pattern: str) -> dict[str, bytes]:
     return found
 
 
+def moves(key: str) -> bool:
+    """Is this entry of a record another one in each run?"""
+    return key in MOVING or key.endswith("seconds")
+
+
 def still(entry: Any) -> Any:
     """A record without what differs by nature, and without the last digits of a sum over threads."""
     if isinstance(entry, float):
         return float(f"{entry:.12g}")
     if isinstance(entry, dict):
-        return {key: still(value) for key, value in entry.items() if key not in MOVING}
+        return {key: still(value) for key, value in entry.items() if not moves(key)}
     return [still(value) for value in entry] if isinstance(entry, list) else entry
 
 
