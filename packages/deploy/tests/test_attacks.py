@@ -509,7 +509,8 @@ def test_the_graph_without_its_quantizers_computes_the_float_model(made: Made) -
     quantized = {each.tensor for each in Graph(load_onnx(made.model)).encoded.values()}
     stored = next(name for name in ranges if name.startswith("scores_8"))
     assert stored in quantized
-    assert ranges[stored] == pytest.approx((floats["scores_8"].min(), floats["scores_8"].max()), abs=0.5)
+    (reached,) = ranges[stored]
+    assert reached == pytest.approx((floats["scores_8"].min(), floats["scores_8"].max()), abs=0.5)
 
 
 def test_a_relu_that_only_the_quantizer_is_left_of_is_no_wrong_scale() -> None:
@@ -535,3 +536,14 @@ def test_a_relu_that_only_the_quantizer_is_left_of_is_no_wrong_scale() -> None:
     assert "far too coarse" in explain_encodings(proto, [quiet, quiet])
     wrong = explain_encodings(proto, [{"x": np.array([[-300, 200]], np.float32)}])
     assert "it holds 0 to 25.5, its values reach from 0 to 200" in wrong
+
+
+def test_one_example_that_calibration_did_not_know_is_no_wrong_scale() -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 21]> g (float[1, 2] x) => (float[1, 2] y) '
+        "<float scale = {0.1}, uint8 zero = {128}> "
+        "{ n = Identity(x) n_q = QuantizeLinear(n, scale, zero) y = DequantizeLinear(n_q, scale, zero) }"
+    )
+    loud, usual = ({"x": np.array([values], np.float32)} for values in ([-300, 20], [-9, 10]))
+    assert explain_encodings(proto, [usual, usual, loud]) == ""
+    assert "reach from -300 to 20" in explain_encodings(proto, [loud, usual, loud])

@@ -1,15 +1,14 @@
 """Why do two computations of one model disagree? The hypothesis that makes them agree is the cause.
 
 Each hypothesis is a usual fault of an export or of a preprocessing: exchanged colours, a normalization too
-much,
-exchanged outputs, classes in another order, a scale that is off by a factor. What none of them explains is
-looked
-for in the encodings: a tensor whose values lie far outside what its encoding can hold.
+much, exchanged outputs, classes in another order, a scale that is off by a factor. What none of them explains
+is looked for in the encodings: a tensor whose values lie far outside what its encoding can hold.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -151,34 +150,40 @@ def explain_encodings(proto: onnx.ModelProto, examples: Sequence[Inputs]) -> str
     """Return which tensor's encoding is far from its values, the worst first; empty when none is.
 
     The graph runs in float, without the Quantize and Dequantize nodes of its activations, and the values
-    that reach
-    each of these nodes are held against what its encoding can hold.
+    that reach each of these nodes are held against what its encoding can hold. A scale that is wrong is too
+    small for most examples; one loud example was missing when the ranges were calibrated.
     """
     ranges = float_ranges(proto, examples)
     found = [(ratio, text) for ratio, text in misfits(proto, ranges) if text]
     return max(found)[1] if found else ""
 
 
-def misfits(proto: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]]) -> Iterator[tuple[float, str]]:
+def misfits(
+    proto: onnx.ModelProto, ranges: Mapping[str, Sequence[tuple[float, float]]]
+) -> Iterator[tuple[float, str]]:
     """Yield (how bad, in words) for each activation whose encoding does not fit its values."""
     for each in Graph(proto).encoded.values():
         reached = ranges.get(each.node.output[0]) or ranges.get(each.node.input[0])
         if each.node.op_type != "QuantizeLinear" or reached is None or each.scale.size != 1:
             continue
-        low, high = reached
         limits = np.iinfo(each.zero_point.dtype)
         scale, zero = float(each.scale.reshape(())), int(each.zero_point.reshape(()))
         least, most = (limits.min - zero) * scale, (limits.max - zero) * scale
-        reach = max(abs(low), abs(high)) / max(abs(least), abs(most))
+        reaches = sorted(max(abs(low), abs(high)) / max(abs(least), abs(most)) for low, high in reached)
+        usual, largest = statistics.median_low(reaches), reaches[-1]
+        low, high = min(low for low, _ in reached), max(high for _, high in reached)
         values = f"holds {least:.4g} to {most:.4g}, its values reach from {low:.4g} to {high:.4g}"
-        if reach > FAR_OUTSIDE:
-            yield reach, f"a wrong scale in the encoding of '{each.tensor}': it {values}"
-        elif 0 < reach < FAR_INSIDE:
-            yield 1 / reach, f"a wrong scale in the encoding of '{each.tensor}', far too coarse: it {values}"
+        if usual > FAR_OUTSIDE:
+            yield usual, f"a wrong scale in the encoding of '{each.tensor}': it {values}"
+        elif 0 < largest < FAR_INSIDE:
+            yield (
+                1 / largest,
+                f"a wrong scale in the encoding of '{each.tensor}', far too coarse: it {values}",
+            )
 
 
-def float_ranges(proto: onnx.ModelProto, examples: Sequence[Inputs]) -> dict[str, tuple[float, float]]:
-    """Return lowest and highest value of every quantized activation when the graph runs in float.
+def float_ranges(proto: onnx.ModelProto, examples: Sequence[Inputs]) -> dict[str, list[tuple[float, float]]]:
+    """Return lowest and highest value of every quantized activation in float, by example.
 
     By the tensor in front of the quantizer, or behind it where it cuts off what is negative.
     """
@@ -190,11 +195,10 @@ def float_ranges(proto: onnx.ModelProto, examples: Sequence[Inputs]) -> dict[str
     settings.log_severity_level = 3
     session = ort.InferenceSession(bare.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for example in examples:
         for name, value in zip(names, session.run(names, dict(example)), strict=True):
-            low, high = found.get(name, (math.inf, -math.inf))
-            found[name] = (min(low, float(value.min())), max(high, float(value.max())))
+            found[name].append((float(value.min()), float(value.max())))
     return found
 
 
