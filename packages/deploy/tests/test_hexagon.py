@@ -79,9 +79,14 @@ def test_both_kinds_of_io_compute_the_same(made: Made, compiled: Path, tmp_path:
         np.testing.assert_array_equal(outputs[0][name], outputs[1][name])
 
 
+def comparing(model: Path, compiled: Path, recorded: Path) -> list[str]:
+    """The command line of `agree`, without where to write."""
+    return ["agree", str(model), "--compiled", str(compiled), "--recorded", str(recorded)]
+
+
 def test_agree(made: Made, compiled: Path, tmp_path: Path) -> None:
     out = tmp_path / "agree.json"
-    command = ["agree", str(made.model), "--compiled", str(compiled), "--recorded", str(made.recorded)]
+    command = comparing(made.model, compiled, made.recorded)
     assert main([*command, "--out", str(out)]) == 0
     record = read(out)
     assert record["verdict"] == "pass"
@@ -95,14 +100,7 @@ def test_agree_on_the_first_examples(made: Made, compiled: Path, tmp_path: Path)
     assert len(arrays["images"]) > 1
     arrays["scores_8"][1:] = 7
     np.savez(tmp_path / "recorded.npz", **arrays)
-    command = [
-        "agree",
-        str(made.model),
-        "--compiled",
-        str(compiled),
-        "--recorded",
-        str(tmp_path / "recorded.npz"),
-    ]
+    command = comparing(made.model, compiled, tmp_path / "recorded.npz")
     command += ["--out", str(tmp_path / "agree.json"), "--examples"]
     assert main([*command, "1"]) == 0
     assert read(tmp_path / "agree.json")["images"] == 1
@@ -117,14 +115,7 @@ def test_agree_names_a_swapped_output(
     arrays["scores_8"] = arrays["scores_8"][:, ::-1]
     np.savez(tmp_path / "swapped.npz", **arrays)
     out = tmp_path / "agree.json"
-    command = [
-        "agree",
-        str(made.model),
-        "--compiled",
-        str(compiled),
-        "--recorded",
-        str(tmp_path / "swapped.npz"),
-    ]
+    command = comparing(made.model, compiled, tmp_path / "swapped.npz")
     assert main([*command, "--out", str(out)]) == 80
     assert "output 'scores_8'" in capsys.readouterr().err
     assert read(out)["verdict"] == "fail"
@@ -135,14 +126,7 @@ def test_agree_catches_wrong_input(made: Made, compiled: Path, tmp_path: Path, c
     arrays = dict(np.load(made.recorded))
     arrays["images"] = arrays["images"][:, ::-1].copy() if change == "channels" else arrays["images"] / 255
     np.savez(tmp_path / "wrong.npz", **arrays)
-    command = [
-        "agree",
-        str(made.model),
-        "--compiled",
-        str(compiled),
-        "--recorded",
-        str(tmp_path / "wrong.npz"),
-    ]
+    command = comparing(made.model, compiled, tmp_path / "wrong.npz")
     assert main([*command, "--out", str(tmp_path / "agree.json")]) == 80
 
 
@@ -150,14 +134,7 @@ def test_agree_refuses_another_models_recording(
     made: Made, compiled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.savez(tmp_path / "other.npz", images=np.zeros((1, 3, 64, 64), np.float32))
-    command = [
-        "agree",
-        str(made.model),
-        "--compiled",
-        str(compiled),
-        "--recorded",
-        str(tmp_path / "other.npz"),
-    ]
+    command = comparing(made.model, compiled, tmp_path / "other.npz")
     assert main([*command, "--out", str(tmp_path / "agree.json")]) == 81
     assert "no array 'boxes_8'" in capsys.readouterr().err
 
@@ -258,7 +235,7 @@ def test_sixteen_bits_agree(made: Made, tmp_path: Path) -> None:
     recorded = record(made.model16, tmp_path / "recorded.npz")
     folder = tmp_path / "compiled"
     assert main(["compile", str(made.model16), "--target", "qcs9075", "--out", str(folder)]) == 0
-    command = ["agree", str(made.model16), "--compiled", str(folder), "--recorded", str(recorded)]
+    command = comparing(made.model16, folder, recorded)
     assert main([*command, "--out", str(tmp_path / "agree.json")]) == 0
     rows = read(tmp_path / "agree.json")["comparisons"]["artifact"]
     assert all(row["min_sqnr_db"] == 30 for row in rows)
