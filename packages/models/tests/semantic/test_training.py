@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hexpath_models import errors
-from hexpath_models.semantic.checkpoint import load_semantic, read_semantic_card
+from hexpath_models.semantic.checkpoint import load_semantic, read_semantic_card, save_semantic
 from hexpath_models.semantic.config import SemanticConfig
 from hexpath_models.semantic.registry import build_semantic, find_semantic
 from hexpath_models.semantic.task import semantic
@@ -26,6 +26,7 @@ from hexpath_models.semantic.training import (
     parameter_groups,
     rate_factor,
 )
+from hexpath_models.semantic.weights import read_raw
 
 
 def arguments(data: Path, folder: Path, **changes: object) -> list[object]:
@@ -90,6 +91,26 @@ def test_batch_norms_of_windows_or_of_whole_images(
     assert found == (metrics["statistics"] == "whole images")
     measure_statistics(network, task)
     torch.testing.assert_close(net.conv1[1].running_mean, first_means(network, task), atol=1e-4, rtol=0)
+
+
+def test_whole_images_are_those_of_the_last_epoch(run: Any, masks: Path, tmp_path: Path) -> None:
+    """Where windows' batch norms do not fit, the best score by them says little; here it is made useless."""
+    command = [*arguments(masks, tmp_path, epochs=3, deploy="96x128"), "--no-bfloat16"]
+    assert run(*command).code == 0
+    best = tmp_path / "work" / "best.safetensors"
+    network, card = load_semantic(best)
+    with torch.no_grad():
+        head: Any = network.net
+        head.final_layer.conv2.weight.zero_()
+        head.final_layer.conv2.bias.copy_(torch.tensor([0.0, 0.0, 9.0]))
+    save_semantic(best, network, card=card)
+    again = run(*command)
+    assert again.code == 0, again.err
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["statistics"], metrics["best_epoch"]) == ("whole images", 3)
+    kept, _ = load_semantic(tmp_path / "out" / "model.safetensors")
+    average = read_raw(tmp_path / "work" / "last.pt")["average"]
+    torch.testing.assert_close(kept.state_dict()["net.conv1.0.weight"], average["net.conv1.0.weight"])
 
 
 def test_killed_training_goes_on_as_if_it_had_not_been(run: Any, masks: Path, tmp_path: Path) -> None:
