@@ -56,11 +56,18 @@ def train_semantic(config: SemanticConfig, *, data: Path, out: Path, work: Path)
     )
     network, start = _start(config, card=card, dataset=dataset)
     bfloat16 = _use_bfloat16(config)
-    history = _run(config, card=card, network=network, dataset=dataset, work=work, bfloat16=bfloat16)
-    return _write_result(
-        config,
+    task = SemanticTask(
+        network=network,
         card=card,
         dataset=dataset,
+        size=card.image_size,
+        crop=config.sizes[1],
+        device=config.device,
+    )
+    history = _run(config, network=network, task=task, work=work, bfloat16=bfloat16)
+    return _write_result(
+        config,
+        task=task,
         out=out,
         work=work,
         history=history,
@@ -106,14 +113,12 @@ def _use_bfloat16(config: SemanticConfig) -> bool:
 def _run(
     config: SemanticConfig,
     *,
-    card: SemanticCheckpoint,
     network: SemanticNetwork,
-    dataset: SemanticDataset,
+    task: SemanticTask,
     work: Path,
     bfloat16: bool,
 ) -> list[dict[str, float]]:
-    task = _task(config, network=network, card=card, dataset=dataset)
-    weights = None
+    card, dataset, weights = task.card, task.dataset, None
     if config.weighting == "balanced":
         weights = class_weights(pixel_counts(dataset, dataset.train))
     module = SemanticModule(network=network, task=task, config=config, card=card, weights=weights, work=work)
@@ -148,19 +153,6 @@ def _resume_point(config: SemanticConfig, *, dataset: SemanticDataset, work: Pat
     return None
 
 
-def _task(
-    config: SemanticConfig, *, network: SemanticNetwork, card: SemanticCheckpoint, dataset: SemanticDataset
-) -> SemanticTask:
-    return SemanticTask(
-        network=network,
-        card=card,
-        dataset=dataset,
-        size=card.image_size,
-        crop=config.sizes[1],
-        device=config.device,
-    )
-
-
 class _Candidate(NamedTuple):
     network: SemanticNetwork
     score: Score
@@ -168,12 +160,7 @@ class _Candidate(NamedTuple):
 
 
 def _candidates(
-    config: SemanticConfig,
-    *,
-    card: SemanticCheckpoint,
-    dataset: SemanticDataset,
-    work: Path,
-    history: list[dict[str, float]],
+    config: SemanticConfig, *, task: SemanticTask, work: Path, history: list[dict[str, float]]
 ) -> dict[str, _Candidate]:
     """Return by name the best epoch, batch norms of windows, and the last, those of whole images.
 
@@ -182,7 +169,6 @@ def _candidates(
     do not tell the best epoch either.
     """
     best, _ = load_semantic(work / "best.safetensors")
-    task = _task(config, network=best, card=card, dataset=dataset)
     top = max(history, key=lambda row: (row["miou"], row["epoch"]))
     found = {"windows": _Candidate(best, task.score(best.to(task.device)), int(top["epoch"]))}
     state = read_state(work / "last.pt") if config.sizes[0] != config.sizes[1] else None
@@ -199,14 +185,13 @@ def _candidates(
 def _write_result(
     config: SemanticConfig,
     *,
-    card: SemanticCheckpoint,
-    dataset: SemanticDataset,
+    task: SemanticTask,
     out: Path,
     work: Path,
     history: list[dict[str, float]],
     more: dict[str, Any],
 ) -> dict[str, Any]:
-    found = _candidates(config, card=card, dataset=dataset, work=work, history=history)
+    found = _candidates(config, task=task, work=work, history=history)
     kept = max(found, key=lambda name: found[name].score.miou)
     network, result, epoch = found[kept]
     metrics = {
@@ -222,12 +207,12 @@ def _write_result(
         "start": more["start"],
         "rates": dict(zip(("backbone", "head"), config.rates, strict=True)),
         "config": asdict(config),
-        "fingerprint": dataset.fingerprint,
+        "fingerprint": task.card.fingerprint,
         "tools": {name: importlib.metadata.version(name) for name in ("torch", "lightning")},
         "seconds": round(time.monotonic() - more["started"], 1),
     }
     with atomic_folder(out) as folder:
-        save_semantic(folder / "model.safetensors", network, card=card)
+        save_semantic(folder / "model.safetensors", network, card=task.card)
         lines = [",".join(_HISTORY)]
         lines += [",".join(f"{row[name]:.6g}" for name in _HISTORY) for row in history]
         write_atomic(folder / "history.csv", "\n".join(lines) + "\n")
